@@ -1,0 +1,63 @@
+# Every task in a line: `make help`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+UNIT := tests --ignore=tests/live --ignore=tests/browser --ignore=tests/notebooks
+.DEFAULT_GOAL := help
+.PHONY: help ui lab install dev check format test unit live browser notebooks bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/torch: constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Lumina needs Python 3.10 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q "$$(grep '^torch==' constraints.txt)" numpy -c constraints.txt
+	touch $@
+
+$(VENV)/ui: $(VENV)/torch pyproject.toml
+	$(BIN)/pip install -q -c constraints.txt -e ".[ui]"
+	touch $@
+
+$(VENV)/dev: $(VENV)/ui
+	$(BIN)/pip install -q -c constraints.txt -e ".[ui,notebook,dev]"
+	touch $@
+
+install: $(VENV)/ui  ## .venv with the library, the command line and the dashboard
+
+dev: $(VENV)/dev  ## .venv with everything that developing and testing needs
+
+ui: install  ## train a demo run in the background and serve the dashboard
+	$(BIN)/lumina-ui --demo
+
+lab: dev  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab --ip 127.0.0.1 notebooks
+
+check: dev  ## ruff, mypy, import-linter
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: dev  ## format and fix what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: dev unit live browser notebooks  ## every tier that CI runs
+
+unit: dev  ## fast tests, two processes, one thread each
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(UNIT)
+
+live: dev  ## one real background run and the commands on it
+	$(BIN)/pytest tests/live
+
+browser: dev  ## the dashboard in headless Chromium, on a live run
+	$(BIN)/pytest tests/browser
+
+notebooks: dev  ## the notebooks, executed, and the widget in JupyterLab
+	$(BIN)/pytest tests/notebooks
+
+clean:  ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

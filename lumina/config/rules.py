@@ -1,0 +1,145 @@
+"""The rules between parameters: what each value alone allows but together cannot work.
+Knows nothing of where the values came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lumina.config.parameters import show
+from lumina.config.schema import Config
+
+Broken = tuple[str, str] | None  # what is wrong, and a hint
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule between parameters: `broken` returns (message, hint) or None; the first path names the problem."""
+
+    paths: tuple[str, ...]
+    broken: Callable[[Config], Broken]
+
+
+RULES: list[Rule] = []
+
+
+def rule(*paths: str) -> Callable[[Callable[[Config], Broken]], Callable[[Config], Broken]]:
+    """Register a rule between the parameters at `paths`."""
+
+    def register(broken: Callable[[Config], Broken]) -> Callable[[Config], Broken]:
+        RULES.append(Rule(paths, broken))
+        return broken
+
+    return register
+
+
+def _divisors(number: int) -> str:
+    found = [str(n) for n in range(1, number + 1) if number % n == 0]
+    return ", ".join(found[:8]) + (" ..." if len(found) > 8 else "")
+
+
+@rule("model.num_heads", "model.hidden_size")
+def _heads_divide_hidden(config: Config) -> Broken:
+    heads, hidden = config.model.num_heads, config.model.hidden_size
+    if hidden % heads == 0:
+        return None
+    return (
+        f"model.num_heads = {heads} does not divide model.hidden_size = {hidden}",
+        f"use {_divisors(hidden)}",
+    )
+
+
+@rule("model.hidden_size", "model.num_heads")
+def _head_dim_is_even(config: Config) -> Broken:
+    heads, hidden = config.model.num_heads, config.model.hidden_size
+    if hidden % heads or hidden // heads % 2 == 0:
+        return None
+    return (
+        f"model.hidden_size = {hidden} over model.num_heads = {heads} gives heads of odd width {hidden // heads}",
+        "rotary positions need an even one",
+    )
+
+
+@rule("model.num_kv_heads", "model.num_heads")
+def _kv_heads_divide_heads(config: Config) -> Broken:
+    kv, heads = config.model.num_kv_heads, config.model.num_heads
+    if heads % kv == 0:
+        return None
+    return f"model.num_kv_heads = {kv} does not divide model.num_heads = {heads}", f"use {_divisors(heads)}"
+
+
+@rule("training.sequence_length", "model.max_position_embeddings")
+def _sequence_fits(config: Config) -> Broken:
+    length, longest = config.sequence_length, config.model.max_position_embeddings
+    if length <= longest:
+        return None
+    return f"training.sequence_length = {length} is above model.max_position_embeddings = {longest}", ""
+
+
+@rule("moe.moe_top_k", "moe.num_experts", "moe.use_moe")
+def _top_k_fits(config: Config) -> Broken:
+    top_k, experts = config.moe.moe_top_k, config.moe.num_experts
+    if not config.moe.use_moe or top_k <= experts:
+        return None
+    return f"moe.moe_top_k = {top_k} is above moe.num_experts = {experts}", ""
+
+
+@rule("moe.router_init_bias", "moe.num_experts", "moe.use_moe")
+def _biases_fit(config: Config) -> Broken:
+    biases, experts = config.moe.router_init_bias, config.moe.num_experts
+    if not config.moe.use_moe or not isinstance(biases, tuple) or len(biases) == experts:
+        return None
+    return f"moe.router_init_bias has {len(biases)} numbers for moe.num_experts = {experts}", "give one per expert"
+
+
+@rule("mod.mod_start_layer", "model.num_layers", "mod.use_mod")
+def _mod_starts_inside(config: Config) -> Broken:
+    start, layers = config.mod.mod_start_layer, config.model.num_layers
+    if not config.mod.use_mod or start < layers:
+        return None
+    return f"mod.mod_start_layer = {start} is past the last of {layers} layers (0 to {layers - 1})", ""
+
+
+@rule("mod.mod_end_layer", "model.num_layers", "mod.use_mod")
+def _mod_ends_inside(config: Config) -> Broken:
+    end, layers = config.mod.mod_end_layer, config.model.num_layers
+    if not config.mod.use_mod or end is None or end < layers:
+        return None
+    return f"mod.mod_end_layer = {end} is past the last of {layers} layers (0 to {layers - 1})", ""
+
+
+@rule("mod.mod_end_layer", "mod.mod_start_layer", "mod.use_mod")
+def _mod_starts_before_it_ends(config: Config) -> Broken:
+    start, end = config.mod.mod_start_layer, config.mod.mod_end_layer
+    if not config.mod.use_mod or end is None or start <= end:
+        return None
+    return f"mod.mod_end_layer = {end} is before mod.mod_start_layer = {start}", ""
+
+
+@rule("training.warmup_steps", "training.max_steps")
+def _warmup_is_steps_or_fraction(config: Config) -> Broken:
+    warmup = config.training.warmup_steps
+    if isinstance(warmup, float) and warmup >= 1 and warmup != int(warmup):
+        return f"training.warmup_steps = {show(warmup)} is neither whole steps nor a fraction below 1", ""
+    return None
+
+
+@rule("chinchilla.min_auto_epochs", "chinchilla.max_auto_epochs")
+def _epochs_in_order(config: Config) -> Broken:
+    low, high = config.chinchilla.min_auto_epochs, config.chinchilla.max_auto_epochs
+    if low <= high:
+        return None
+    return f"chinchilla.min_auto_epochs = {low} is above chinchilla.max_auto_epochs = {high}", ""
+
+
+@rule("data.training_mode", "data.base_paths", "data.finetuning_paths")
+def _mode_uses_all_paths(config: Config) -> Broken:
+    mode, data = config.data.training_mode, config.data
+    unused = {"base_only": ("finetuning", data.finetuning_paths), "finetuning_only": ("base", data.base_paths)}
+    kind, paths = unused.get(mode or "", ("", ()))
+    if not paths:
+        return None
+    return (
+        f"data.training_mode = {mode} leaves out data.{kind}_paths, which is set",
+        f"leave the mode out, or remove data.{kind}_paths",
+    )

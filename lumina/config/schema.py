@@ -1,0 +1,394 @@
+"""Every parameter of a run: one frozen model per group, with its default, hard limits, typical range and availability.
+Knows nothing of files, presets or of what the parameters do to a model."""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def param(
+    default: Any,
+    description: str,
+    *,
+    typical: tuple[float, float] | None = None,
+    available: bool | tuple[Any, ...] = True,
+    **limits: Any,
+) -> Any:
+    """Declare one parameter.
+
+    `limits` (ge, gt, le, lt) refuse what cannot work. `typical` is the range that is usual: outside it only warns.
+    `available` is False while the feature does not exist yet (the default is then the only value that is taken), or
+    the tuple of the values that exist so far.
+    """
+    extra: dict[str, Any] = {"typical": typical, "available": available, "limits": limits}
+    return Field(default, description=description, json_schema_extra=extra, **limits)
+
+
+def _as_tuple(value: Any) -> Any:
+    """A YAML list, a single value or None become the tuple that a frozen model keeps."""
+    if value is None:
+        return ()
+    if isinstance(value, (str, PathLike)):
+        return (fspath(value),)
+    if isinstance(value, (list, tuple)):
+        return tuple(fspath(item) if isinstance(item, PathLike) else item for item in value)
+    return value
+
+
+def _list_as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _path_as_text(value: Any) -> Any:
+    return fspath(value) if isinstance(value, PathLike) else value
+
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Biases = Annotated[float | tuple[float, ...] | None, BeforeValidator(_list_as_tuple)]
+PathText = Annotated[str, BeforeValidator(_path_as_text)]
+PrecisionName = Literal["auto", "fp32", "fp16", "bf16", "mixed_fp16", "mixed_bf16", "fp8_e4m3"]
+
+
+class Group(BaseModel):
+    """Base of the groups: frozen, unknown keys refused, numbers finite; strict: no ``"4"`` for 4, no ``true`` for 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelConfig(Group):
+    """The dense part of the transformer."""
+
+    hidden_size: int = param(128, "Width of the embedding and of the residual stream.", ge=2, typical=(128, 20480))
+    num_layers: int = param(2, "Number of transformer layers.", ge=1, typical=(2, 120))
+    num_heads: int = param(2, "Number of attention heads; must divide hidden_size.", ge=1, typical=(2, 160))
+    num_kv_heads: int = param(
+        2, "Number of key and value heads (grouped-query attention); must divide num_heads.", ge=1, typical=(2, 40)
+    )
+    intermediate_size: int | None = param(
+        None,
+        "Inner width of the SwiGLU feed-forward (of each expert); null is 8/3 hidden_size to the nearest 256.",
+        ge=1,
+    )
+    max_position_embeddings: int = param(
+        256, "Longest sequence that the model can take, in tokens.", ge=2, typical=(128, 32768)
+    )
+    vocab_size: int = param(
+        4096,
+        "Tokens in the vocabulary: what the tokenizer is trained to, usually 32,000-100,000 for large corpora. "
+        "A smaller corpus may yield fewer; a given tokenizer brings its own.",
+        ge=2,
+        typical=(256, 100000),
+    )
+    rope_theta: float = param(
+        10000.0, "Base of the rotary position frequencies; 1,000,000 for long contexts.", gt=0, typical=(10000, 1000000)
+    )
+    rms_norm_eps: float = param(1e-5, "Added to the mean square inside RMSNorm.", gt=0, typical=(1e-8, 1e-4))
+    tie_word_embeddings: bool = param(False, "Use the embedding matrix as the output matrix, too.")
+    initializer_range: float = param(0.02, "Standard deviation of the initial weights.", gt=0, typical=(0.001, 0.1))
+
+    @property
+    def ffn_size(self) -> int:
+        """`intermediate_size`, or 8/3 `hidden_size` to the nearest multiple of 256 (at least 256)."""
+        if self.intermediate_size is not None:
+            return self.intermediate_size
+        return max(256, round(self.hidden_size * 8 / 3 / 256) * 256)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+
+class MoeConfig(Group):
+    """Mixture of Experts: each token goes to the top-k of the experts."""
+
+    use_moe: bool = param(True, "Replace the feed-forward of each layer by routed experts.")
+    num_experts: int = param(8, "Experts per layer at the start of the run.", ge=1, typical=(4, 64))
+    moe_top_k: int = param(2, "Experts that each token is sent to.", ge=1, typical=(1, 4))
+    capacity_factor: float | None = param(
+        1.25,
+        "An expert takes at most capacity_factor x top-k x tokens / experts tokens of a batch; the others keep their "
+        "residual and are counted. null drops nothing.",
+        gt=0,
+        typical=(1.0, 2.0),
+    )
+    load_balancing_weight: float = param(
+        0.01, "Weight of the auxiliary loss that evens out the load of the experts.", ge=0, typical=(0.001, 0.1)
+    )
+    routing_temperature: float = param(
+        1.0, "Router logits are divided by it: below 1 sharper, above 1 softer.", gt=0, typical=(0.1, 2.0)
+    )
+    router_init_bias: Biases = param(
+        None,
+        "Initial bias of the router logits: a number for the first expert, or one number per expert. For studying "
+        "collapse; null gives the router no bias.",
+    )
+    spare_experts: int = param(
+        4, "Expert slots kept free in each layer, which add_expert fills during the run.", ge=0, typical=(0, 64)
+    )
+    expert_ramp_steps: int = param(
+        20, "Optimizer steps over which an added expert goes from never chosen to fully live.", ge=1, typical=(1, 1000)
+    )
+    router_z_loss_weight: float = param(
+        0.0, "Weight of the squared log-sum-exp of the router logits.", ge=0, typical=(0.0, 0.01), available=False
+    )
+    num_shared_experts: int = param(0, "Experts that every token uses.", ge=0, typical=(0, 4), available=False)
+    expert_dropout: float = param(
+        0.0, "Chance that an expert is left out of a training step.", ge=0, lt=1, typical=(0.0, 0.2), available=False
+    )
+    bias_balancing: bool = param(
+        False, "Even out the load by a bias on the choice of experts instead of a loss.", available=False
+    )
+
+
+class ModConfig(Group):
+    """Mixture of Depths: only part of the tokens goes through a layer."""
+
+    use_mod: bool = param(True, "Let tokens skip layers.")
+    mod_capacity_factor: float = param(
+        0.5, "Share of the tokens of a sequence that goes through a layer with MoD.", gt=0, le=1, typical=(0.1, 1.0)
+    )
+    mod_routing_type: Literal["learned", "static", "random"] = param(
+        "learned", "How tokens are chosen: by a learned score, by a fixed pattern, or by chance (for comparison)."
+    )
+    mod_start_layer: int = param(0, "First layer with MoD, counted from 0.", ge=0, typical=(0, 120))
+    mod_end_layer: int | None = param(
+        None, "Last layer with MoD (that layer included); null is the last layer of the model.", ge=0, typical=(0, 119)
+    )
+    mod_every: int = param(1, "Every how many layers from the first one have MoD; 2 alternates.", ge=1, typical=(1, 4))
+    mod_scope: Literal["layer", "ffn"] = param(
+        "layer", "What a token skips: the whole layer, or the feed-forward alone."
+    )
+
+
+class TrainingConfig(Group):
+    """The optimizer, its schedule, and how long it runs."""
+
+    seed: int = param(0, "Seed of the initial weights, the order of the data and every random choice.", ge=0)
+    num_epochs: int = param(
+        3, "Passes over the data; holds unless max_steps or automatic epochs say otherwise.", ge=1, typical=(1, 100)
+    )
+    max_steps: int | None = param(
+        None, "Optimizer steps of the run; beats automatic epochs, which beat num_epochs.", ge=1
+    )
+    sequence_length: int | None = param(
+        None, "Tokens per training sequence; null is max_position_embeddings.", ge=2, typical=(32, 32768)
+    )
+    batch_size: int = param(8, "Sequences per micro-batch.", ge=1, typical=(1, 128))
+    gradient_accumulation_steps: int = param(
+        1, "Micro-batches whose gradients make one optimizer step.", ge=1, typical=(1, 128)
+    )
+    learning_rate: float = param(3e-4, "Peak learning rate.", gt=0, typical=(1e-5, 1e-3))
+    weight_decay: float = param(0.01, "Decoupled weight decay of the matrices.", ge=0, typical=(0.0, 0.1))
+    gradient_clip_val: float = param(
+        1.0, "Gradients are scaled down to this norm when theirs is larger.", gt=0, typical=(0.5, 5.0)
+    )
+    warmup_steps: int | float = param(
+        0.1,
+        "Steps over which the learning rate rises from zero: a number of steps, or a fraction of the run below 1.",
+        ge=0,
+        typical=(0, 10000),
+    )
+    lr_schedule: Literal["cosine", "linear", "constant"] = param(
+        "cosine", "Shape of the learning rate after the warm-up."
+    )
+    min_lr_ratio: float = param(
+        0.1, "The learning rate ends at this share of its peak.", ge=0, le=1, typical=(0.0, 0.5)
+    )
+    adam_beta1: float = param(0.9, "Decay of AdamW's mean of the gradients.", ge=0, lt=1, typical=(0.8, 0.99))
+    adam_beta2: float = param(0.95, "Decay of AdamW's mean of the squared gradients.", ge=0, lt=1, typical=(0.9, 0.999))
+    adam_eps: float = param(1e-8, "Added to AdamW's denominator.", gt=0, typical=(1e-10, 1e-6))
+    eval_interval: int = param(100, "Steps between validations.", ge=1, typical=(10, 10000))
+    eval_sequences: int = param(64, "Validation sequences used each time.", ge=1, typical=(8, 10000))
+    log_interval: int = param(50, "Steps between lines in the log.", ge=1, typical=(1, 1000))
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = param("INFO", "Least important message that is logged.")
+    num_threads: int | None = param(
+        None,
+        "CPU threads of the trainer; null takes all cores up to 4 and leaves 2 free above.",
+        ge=1,
+        typical=(1, 128),
+    )
+
+
+class PrecisionConfig(Group):
+    """Number formats."""
+
+    precision: PrecisionName = param(
+        "auto",
+        "Format of training; auto chooses by hardware.",
+        available=("auto", "fp32", "mixed_bf16"),
+    )
+    inference_precision: PrecisionName = param(
+        "auto", "Format of validation and generation; auto is that of training.", available=("auto", "fp32")
+    )
+    master_precision: Literal["fp32", "bf16", "fp16"] = param(
+        "fp32", "Format of the weights that the optimizer updates.", available=False
+    )
+    init_scale: float = param(65536.0, "First loss scale (fp16 only).", gt=0, typical=(1.0, 2.0**24), available=False)
+    scale_factor: float = param(
+        2.0, "The loss scale grows and shrinks by it (fp16 only).", gt=1, typical=(1.5, 4.0), available=False
+    )
+    scale_window: int = param(
+        2000,
+        "Steps without overflow before the loss scale grows (fp16 only).",
+        ge=1,
+        typical=(100, 10000),
+        available=False,
+    )
+    min_scale: float = param(1.0, "Smallest loss scale (fp16 only).", gt=0, typical=(1.0, 65536.0), available=False)
+
+
+class OptimizationConfig(Group):
+    """Speed and memory."""
+
+    use_flash_attention: Literal["auto"] | bool = param(
+        "auto",
+        "Fused attention: auto takes it where it is faster, false always computes attention by plain matrix products.",
+        available=("auto", False),
+    )
+    gradient_checkpointing: bool = param(
+        False, "Compute the activations of each layer again in the backward pass: less memory, more time."
+    )
+    compile: bool = param(False, "Compile the model with torch.compile.", available=False)
+    use_deepspeed: bool = param(False, "Train through DeepSpeed.", available=False)
+    zero_stage: int = param(0, "DeepSpeed ZeRO stage.", ge=0, le=3, available=False)
+    cpu_offload: bool = param(False, "Keep the optimizer's state in CPU memory.", available=False)
+
+
+class DataConfig(Group):
+    """What is read, and how."""
+
+    training_mode: Literal["base_only", "finetuning_only", "hybrid_sequential", "hybrid_interleaved"] | None = param(
+        None,
+        "How base text and conversations are used; null follows from the paths that are given.",
+        available=(None, "base_only", "finetuning_only"),
+    )
+    base_paths: Paths = param((), "Files or folders of plain text; without any path the built-in corpus is used.")
+    finetuning_paths: Paths = param((), "Files or folders of conversations.")
+    base_eval_paths: Paths = param((), "Plain text for validation; without, a share of the documents is held out.")
+    finetuning_eval_paths: Paths = param((), "Conversations for validation; without, a share of them is held out.")
+    base_ratio: float = param(
+        0.7, "Share of base text when both are mixed.", ge=0, le=1, typical=(0.0, 1.0), available=False
+    )
+    mask_user_tokens: bool = param(False, "Take the loss of conversations on the assistant's words only.")
+    tokenizer: PathText = param(
+        "bpe", "bpe (byte-level, trained on the run's data), bytes, or the path of a tokenizer.json."
+    )
+    validation_fraction: float = param(
+        0.05, "Share of the documents held out for validation.", gt=0, lt=1, typical=(0.005, 0.2)
+    )
+    max_bad_fraction: float = param(
+        0.05, "Share of unreadable lines above which a file is an error.", ge=0, le=1, typical=(0.0, 0.2)
+    )
+    corpus_documents: int = param(6000, "Documents of the built-in corpus.", ge=20, typical=(100, 1000000))
+    num_workers: int = param(0, "Threads that load data.", ge=0, typical=(0, 16), available=False)
+    quality_threshold: float = param(
+        0.85, "Samples that score lower are left out.", ge=0, le=1, typical=(0.0, 1.0), available=False
+    )
+    automatic_data_cleaning: bool = param(
+        False, "Leave out malformed samples and normalise the others.", available=False
+    )
+    curriculum_aggressiveness: float = param(
+        0.0, "How strongly easy samples come first.", ge=0, le=1, typical=(0.0, 1.0), available=False
+    )
+    stride: int = param(0, "Tokens that neighbouring sequences share.", ge=0, typical=(0, 4096), available=False)
+
+
+class OrchestratorConfig(Group):
+    """What watches the run and proposes changes."""
+
+    use_adaptive_training: bool = param(True, "Watch the run and propose interventions.")
+    autonomy: Literal["observe", "ask", "auto"] = param(
+        "ask", "What becomes of a proposal: logged only, put to a person, or applied when confident."
+    )
+    intervention_threshold: float = param(
+        0.75,
+        "Confidence from which a proposal is made, or applied where autonomy is auto.",
+        ge=0,
+        le=1,
+        typical=(0.5, 0.95),
+    )
+    check_interval: int = param(100, "Steps between health checks.", ge=1, typical=(10, 1000))
+    enable_emergency_recovery: bool = param(True, "Act at once in an emergency, whatever the autonomy.")
+    enable_architecture_adaptation: bool = param(True, "Propose changes of the architecture, such as more experts.")
+    proposal_expiry_steps: int = param(
+        500, "Steps after which an unanswered proposal expires.", ge=1, typical=(20, 10000)
+    )
+
+
+class ChinchillaConfig(Group):
+    """The compute-optimal token budget (Hoffmann et al., 2022)."""
+
+    auto_epoch_scaling: bool = param(True, "Choose the number of epochs from the token budget.")
+    chinchilla_multiplier: float = param(20.0, "Optimal tokens per parameter.", gt=0, typical=(5, 50))
+    chinchilla_basis: Literal["total", "active"] = param(
+        "total", "Parameters that the budget counts: all, or those that one token uses."
+    )
+    min_auto_epochs: int = param(1, "Fewest epochs chosen automatically.", ge=1, typical=(1, 10))
+    max_auto_epochs: int = param(50, "Most epochs chosen automatically.", ge=1, typical=(10, 100))
+    enable_loss_landscape: bool = param(True, "Track plateaus and divergence of the loss.", available=False)
+    enable_compute_efficiency: bool = param(True, "Track the loss reduction per FLOP.", available=False)
+    enable_early_stopping: bool = param(False, "Stop when nothing is gained any more.", available=False)
+
+
+class CheckpointConfig(Group):
+    """When state is saved, and how much of it is kept."""
+
+    save_every_n_batches: int = param(1000, "Optimizer steps between checkpoints.", ge=1, typical=(100, 10000))
+    save_total_limit: int = param(
+        5, "Checkpoints kept: the best by validation loss; the latest is always kept.", ge=1, typical=(1, 100)
+    )
+    early_stopping_patience: int = param(
+        5, "Epochs without improvement before the run stops.", ge=1, typical=(3, 20), available=False
+    )
+
+
+class Config(Group):
+    """All parameters of one run. ``preset`` only remembers where the values came from."""
+
+    preset: str | None = Field(None, description="Name of the preset that the values started from.")
+    model: ModelConfig = ModelConfig()
+    moe: MoeConfig = MoeConfig()
+    mod: ModConfig = ModConfig()
+    training: TrainingConfig = TrainingConfig()
+    precision: PrecisionConfig = PrecisionConfig()
+    optimization: OptimizationConfig = OptimizationConfig()
+    data: DataConfig = DataConfig()
+    orchestrator: OrchestratorConfig = OrchestratorConfig()
+    chinchilla: ChinchillaConfig = ChinchillaConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens per training sequence."""
+        return self.training.sequence_length or self.model.max_position_embeddings
+
+    @property
+    def moe_layers(self) -> tuple[int, ...]:
+        """Indices of the layers whose feed-forward is a mixture of experts."""
+        return tuple(range(self.model.num_layers)) if self.moe.use_moe else ()
+
+    @property
+    def mod_layers(self) -> tuple[int, ...]:
+        """Indices of the layers that tokens may skip."""
+        if not self.mod.use_mod:
+            return ()
+        last = self.model.num_layers - 1 if self.mod.mod_end_layer is None else self.mod.mod_end_layer
+        return tuple(range(self.mod.mod_start_layer, last + 1, self.mod.mod_every))
+
+
+GROUPS: dict[str, type[Group]] = {
+    "model": ModelConfig,
+    "moe": MoeConfig,
+    "mod": ModConfig,
+    "training": TrainingConfig,
+    "precision": PrecisionConfig,
+    "optimization": OptimizationConfig,
+    "data": DataConfig,
+    "orchestrator": OrchestratorConfig,
+    "chinchilla": ChinchillaConfig,
+    "checkpoint": CheckpointConfig,
+}

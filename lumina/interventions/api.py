@@ -1,0 +1,204 @@
+"""What an intervention is: its declaration, its arguments, and the controls that it may use.
+
+Torch-free, so that the dashboard, the notebook and the command line build their forms from the same declaration that
+the trainer applies. An intervention must not know the model: it sees `Controls` and nothing behind it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from lumina.store.errors import Refusal
+
+Values = dict[str, Any]
+"""What an intervention reads back: name of a live value → JSON-able value."""
+
+T = TypeVar("T", bound="type[Intervention]")
+
+
+class Risk(str, Enum):
+    """How much care an intervention asks for before it is applied."""
+
+    ROUTINE = "routine"
+    CAREFUL = "careful"
+    EMERGENCY = "emergency"
+
+
+@dataclass(frozen=True)
+class Arg:
+    """One argument as forms, `--help`, docs and checks show it."""
+
+    name: str
+    type: str
+    help: str
+    unit: str = ""
+    default: float | int | None = None
+    ge: float | None = None
+    le: float | None = None
+    gt: float | None = None
+
+    def allowed(self) -> str:
+        """The allowed range in words, as error messages quote it."""
+        low = f"{self.ge:g}" if self.ge is not None else (f"above {self.gt:g}" if self.gt is not None else None)
+        high = f"{self.le:g}" if self.le is not None else None
+        if low and high:
+            return f"{low} to {high}"
+        if low:
+            return low if low.startswith("above") else f"{low} or more"
+        return f"at most {high}" if high else f"any {self.type}"
+
+    def parse(self, method: str, value: Any) -> float | int:
+        """`value` as this argument's type. Raises `Refusal` (bad_argument, out_of_range)."""
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                raise Refusal("bad_argument", f"{method}: {self.name} = {value!r} is not a number") from None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise Refusal("bad_argument", f"{method}: {self.name} = {value!r} is not a number")
+        if not math.isfinite(value):
+            raise Refusal("out_of_range", f"{method}: {self.name} = {value} is not finite; allowed: {self.allowed()}")
+        if self.type == "int" and value != int(value):
+            raise Refusal("bad_argument", f"{method}: {self.name} = {value} is not a whole number")
+        outside = (
+            (self.ge is not None and value < self.ge)
+            or (self.gt is not None and value <= self.gt)
+            or (self.le is not None and value > self.le)
+        )
+        if outside:
+            raise Refusal("out_of_range", f"{method}: {self.name} = {value:g} is outside {self.allowed()}")
+        return int(value) if self.type == "int" else float(value)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """Everything a form, a command line or a receipt needs to know of one method, without applying it."""
+
+    method: str
+    kind: str  # "action" | "query"
+    doc: str
+    risk: Risk
+    affects: str
+    structural: bool = False
+    available: bool = True
+    args: tuple[Arg, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "risk": self.risk.value, "args": [dataclasses.asdict(a) for a in self.args]}
+
+    def parse(self, args: Mapping[str, Any]) -> dict[str, float | int]:
+        """Checked arguments with defaults filled in. Raises `Refusal` naming argument and allowed range."""
+        known = {arg.name: arg for arg in self.args}
+        for name in args:
+            if name not in known:
+                listed = ", ".join(known) or "none"
+                raise Refusal("bad_argument", f"{self.method} has no argument {name!r}; it takes: {listed}")
+        parsed: dict[str, float | int] = {}
+        for arg in self.args:
+            if arg.name in args:
+                parsed[arg.name] = arg.parse(self.method, args[arg.name])
+            elif arg.default is not None:
+                parsed[arg.name] = arg.default
+            else:
+                raise Refusal("bad_argument", f"{self.method} needs {arg.name} ({arg.help}; {arg.allowed()})")
+        return parsed
+
+
+class Controls(Protocol):
+    """The live values that interventions may read and change; the trainer implements it."""
+
+    @property
+    def step(self) -> int: ...
+
+    def get(self, name: str) -> float:
+        """A live value, read from the model or the optimizer itself, never from a cache."""
+
+    def set(self, name: str, value: float) -> None:
+        """Changes a live value."""
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiplies the learning rate of every later step by `factor`."""
+
+    def experts(self, layer_idx: int) -> ExpertCounts:
+        """Experts of one layer. Raises `Refusal` (bad_argument) when the layer has none."""
+
+    def add_expert(self, layer_idx: int, source_expert: int) -> None:
+        """Adds a copy of `source_expert` to a layer, not live until the next step."""
+
+
+@dataclass(frozen=True)
+class ExpertCounts:
+    """Experts of one layer: how many take tokens now, how many are being ramped in, and the busiest one."""
+
+    live: int
+    ramping: int
+    busiest: int
+
+    @property
+    def total(self) -> int:
+        return self.live + self.ramping
+
+
+class Intervention:
+    """Base of all actions: `check`, `apply`, `read_back`, `verify`, `undo`, in that order of use.
+
+    `resolve` fixes, once, whatever the action would choose from the run's state (which expert to copy), so that a
+    replay applies the same thing; its result is stored in the receipt.
+    """
+
+    declaration: ClassVar[Declaration]
+
+    def check(self, controls: Controls) -> None:
+        """Raises `Refusal` when the action is impossible now."""
+
+    def resolve(self, controls: Controls) -> Values:
+        """Choices to be stored with the receipt and handed to `apply`, also on replay."""
+        return {}
+
+    def apply(self, controls: Controls, resolved: Values) -> None:
+        raise Refusal("unsupported", f"{self.declaration.method} cannot be applied")
+
+    def read_back(self, controls: Controls) -> Values:
+        """The values this action is about, read from the live model or optimizer."""
+        return {}
+
+    def verify(self, before: Values, after: Values) -> bool:
+        """True when the values read back are what was asked for."""
+        return before != after
+
+    def undo(self, controls: Controls, before: Values) -> None:
+        """Restores the values in `before`. Raises `Refusal` (unsupported) where only a rewind can."""
+        raise Refusal("unsupported", f"{self.declaration.method} cannot be reverted in place")
+
+
+def arg(*, help: str, ge: float | None = None, le: float | None = None, gt: float | None = None,
+        default: float | None = None, unit: str = "") -> Any:  # fmt: skip
+    """A dataclass field that carries what forms and checks need to know of the argument."""
+    return dataclasses.field(
+        default=dataclasses.MISSING if default is None else default,
+        metadata={"help": help, "ge": ge, "le": le, "gt": gt, "unit": unit},
+    )
+
+
+def intervention(method: str, *, risk: Risk, affects: str, structural: bool = False) -> Callable[[T], T]:
+    """Turns an annotated class into a frozen dataclass with a `Declaration`."""
+
+    def declare(cls: T) -> T:
+        made = dataclass(frozen=True)(cls)
+        args = tuple(_arg_of(field) for field in dataclasses.fields(made))
+        doc = (cls.__doc__ or "").strip()
+        made.declaration = Declaration(method, "action", doc, risk, affects, structural, True, args)
+        return made
+
+    return declare
+
+
+def _arg_of(field: dataclasses.Field[Any]) -> Arg:
+    default = None if field.default is dataclasses.MISSING else field.default
+    meta = field.metadata
+    return Arg(field.name, str(field.type), meta["help"], meta["unit"], default, meta["ge"], meta["le"], meta["gt"])

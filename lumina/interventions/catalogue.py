@@ -1,0 +1,68 @@
+"""The one list of interventions and queries: forms, command line, docs and receipts are made from it.
+
+To add one, write its class in the module of its theme and name it in `ACTIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lumina.interventions.api import Declaration, Intervention, Risk
+from lumina.interventions.experts import AddExpert
+from lumina.interventions.optimizer import EmergencyLrReduction
+from lumina.interventions.routing import AdjustRoutingTemperature
+from lumina.store.errors import Refusal
+
+ACTIONS: dict[str, type[Intervention]] = {
+    action.declaration.method: action for action in (AdjustRoutingTemperature, EmergencyLrReduction, AddExpert)
+}
+
+QUERIES = (
+    Declaration("get_current_metrics", "query", "Loss, rate, gradient norm, throughput of now.", Risk.ROUTINE, "nothing"),
+    Declaration("get_expert_statistics", "query", "Utilisation, entropy, balance, drops.", Risk.ROUTINE, "nothing"),
+    Declaration("get_mod_statistics", "query", "Capacity, depth, tokens, compute savings.", Risk.ROUTINE, "nothing"),
+)
+
+# Named so that "unknown method" and "not available yet" are different answers.
+LATER = tuple(
+    Declaration(method, "action", doc, risk, affects, available=False)
+    for method, doc, risk, affects in (
+        ("prune_expert", "Removes an expert from one layer.", Risk.CAREFUL, "experts"),
+        ("adjust_capacity_factor", "Token capacity per expert.", Risk.ROUTINE, "router"),
+        ("enable_expert_dropout", "Drops experts at random in training.", Risk.ROUTINE, "router"),
+        ("adjust_mod_capacity", "Share of tokens that take a layer.", Risk.ROUTINE, "depth"),
+        ("adjust_batch_size", "Micro-batch size at the same effective batch.", Risk.ROUTINE, "data"),
+        ("rollback_steps", "Back to an earlier checkpoint.", Risk.CAREFUL, "run"),
+        ("adjust_weight_decay", "Strength of L2 regularisation.", Risk.ROUTINE, "optimizer"),
+    )
+)
+
+
+def catalogue() -> dict[str, Declaration]:
+    """Method name → declaration, actions first, those of a later release last."""
+    listed = [action.declaration for action in ACTIONS.values()] + [*QUERIES, *LATER]
+    return {declaration.method: declaration for declaration in listed}
+
+
+def build(method: str, args: Mapping[str, Any]) -> Intervention:
+    """A checked, ready intervention.
+
+    Raises `Refusal`: unknown_method, unsupported (known, but not in this release), bad_argument, out_of_range.
+    """
+    known = catalogue()
+    if method not in known:
+        available = ", ".join(ACTIONS)
+        raise Refusal("unknown_method", f"there is no intervention {method!r}; available: {available}")
+    declaration = known[method]
+    if declaration.kind == "query":
+        raise Refusal("bad_argument", f"{method} is a query, not an intervention; it answers in status and in views")
+    if not declaration.available:
+        raise Refusal("unsupported", f"{method} is not available yet; available: {', '.join(ACTIONS)}")
+    return ACTIONS[method](**declaration.parse(args))
+
+
+def validate_args(method: str, args: Mapping[str, Any]) -> dict[str, float | int]:
+    """Checked arguments with defaults filled in; the same refusals as `build`, without applying anything."""
+    build(method, args)
+    return catalogue()[method].parse(args)

@@ -1,0 +1,11 @@
+"""Watches the signals of a run and proposes interventions, with evidence and confidence; keeps health and progress.
+
+It must not know the model, the engine or the store: it is shown figures, and what becomes of a proposal is decided
+elsewhere. Its state is plain JSON and part of every checkpoint.
+"""
+
+from lumina.orchestrator.core import CheckResult, Orchestrator
+from lumina.orchestrator.health import Health, Issue
+from lumina.orchestrator.types import Finding, Proposal, RunFacts
+
+__all__ = ["CheckResult", "Finding", "Health", "Issue", "Orchestrator", "Proposal", "RunFacts"]

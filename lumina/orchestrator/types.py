@@ -1,0 +1,69 @@
+"""What the orchestrator's parts hand to each other: facts of the run, findings of detectors, proposals to people.
+They hold data only and know nothing of how it is measured or applied."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lumina.accounting import TokenBudget
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What does not change while a run trains. Layers are indices into the model.
+
+    `flops_per_token` counts forward and backward; `run` only enters the ids of proposals, so that two runs need not
+    share them.
+    """
+
+    moe_layers: tuple[int, ...]
+    mod_layers: tuple[int, ...]
+    num_experts: int
+    top_k: int
+    params_total: int
+    params_active: int
+    flops_per_token: float
+    tokens_optimal: TokenBudget
+    total_steps: int
+    run: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one detector sees now: the cause, how sure it is (0 to 1), and what would help.
+
+    `method` is None where nothing that exists would help (any more); the finding then only counts for health.
+    `watches` names the live values whose change makes the finding, and every proposal made from it, out of date.
+    """
+
+    cause: str
+    confidence: float
+    severity: str
+    evidence: Mapping[str, Any]
+    method: str | None = None
+    args: Mapping[str, float | int] = field(default_factory=dict)
+    watches: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One intervention put to a person (or, in autonomy `auto`, to the run itself).
+
+    `evidence` has `summary` (a sentence), `numbers`, `window` {first_step, last_step} and `threshold`.
+    """
+
+    id: str
+    step: int
+    method: str
+    args: Mapping[str, float | int]
+    cause: str
+    evidence: Mapping[str, Any]
+    confidence: float
+    expires_step: int
+    default_at_expiry: str = "no change"
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)

@@ -1,0 +1,67 @@
+"""The live values of a run as interventions see them: every read goes to the engine, every write through it."""
+
+from __future__ import annotations
+
+from lumina.engine.api import Engine
+from lumina.interventions import ExpertCounts
+from lumina.model import surgery
+from lumina.store.errors import Refusal
+from lumina.train.plan import Plan
+from lumina.train.state import TrainState
+
+
+class LiveControls:
+    """`lumina.interventions.Controls` over an engine and the loop's own state."""
+
+    def __init__(self, engine: Engine, state: TrainState, plan: Plan) -> None:
+        self._engine = engine
+        self._state = state
+        self._plan = plan
+
+    @property
+    def step(self) -> int:
+        return self._state.step
+
+    def next_learning_rate(self) -> float:
+        """Learning rate of the next step: the schedule times what interventions made of it."""
+        return self._plan.learning_rate(self._state.step + 1) * self._state.lr_scale
+
+    def get(self, name: str) -> float:
+        if name == "learning_rate":
+            self._engine.set_hparams(learning_rate=self.next_learning_rate())
+        values = self._engine.get_hparams()
+        if values.get(name) is None:
+            raise Refusal("unsupported", f"this run's model has no {name}")
+        return values[name]
+
+    def set(self, name: str, value: float) -> None:
+        self._engine.set_hparams(**{name: value})
+
+    def scale_learning_rate(self, factor: float) -> None:
+        self._state.lr_scale *= factor
+        self._engine.set_hparams(learning_rate=self.next_learning_rate())
+
+    def experts(self, layer_idx: int) -> ExpertCounts:
+        layers = self._engine.describe().experts
+        if layer_idx not in layers:
+            listed = ", ".join(str(index) for index in layers) or "none"
+            raise Refusal("out_of_range", f"layer {layer_idx} has no experts; layers with experts: {listed}")
+        return layers[layer_idx]
+
+    def add_expert(self, layer_idx: int, source_expert: int) -> None:
+        state = surgery.add_expert(
+            self._engine.export_state(),
+            layer_idx,
+            source_expert=source_expert,
+            step=self._state.step,
+            seed=self._plan.seed,
+        )
+        self._engine.rebuild(state)
+
+    def snapshot(self) -> object:
+        """The engine's whole state, to be handed back to `restore` when an action did not verify."""
+        return self._engine.export_state(), self._state.lr_scale
+
+    def restore(self, snapshot: object) -> None:
+        state, self._state.lr_scale = snapshot  # type: ignore[misc]
+        self._engine.rebuild(state)

@@ -1,0 +1,89 @@
+"""What the journal says must still happen: proposals that are open, and decisions to repeat after a restart.
+
+It folds journal entries only; it decides nothing and touches no model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lumina.store.journal import Entry
+
+CHANGES_THE_MODEL = frozenset({"intervene", "approve"})
+
+
+def in_force(entries: Sequence[Entry]) -> list[Entry]:
+    """Entries that hold for the newest segment, in journal order.
+
+    A restart keeps every decision of the segment before it, since it re-runs towards them; a rewind drops the ones
+    journalled after the checkpoint that it went back to (`fork_seq`).
+    """
+    segments = {entry.segment: entry.doc for entry in entries if entry.type == "segment"}
+    limits: dict[str, float] = {}
+    segment = entries[-1].segment if entries else None
+    limit = math.inf
+    while segment is not None and segment not in limits:
+        limits[segment] = limit
+        doc = segments[segment]
+        if doc["cause"] == "rewind":
+            limit = min(limit, doc["fork_seq"])
+        segment = doc["parent"]
+    return [entry for entry in entries if entry.seq <= limits.get(entry.segment, -1)]
+
+
+def answered(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
+    """Command id → receipt of every command that was ever answered in this run, on any line."""
+    return {entry.id: entry.doc for entry in entries if entry.type in ("applied", "refused")}
+
+
+@dataclass
+class Ledger:
+    """Proposals and where each stands."""
+
+    proposals: dict[str, dict[str, Any]] = field(default_factory=dict)
+    decided_at: dict[str, int] = field(default_factory=dict)
+
+    def fold(self, entry: Entry) -> None:
+        """Takes one journal entry into account."""
+        if entry.type == "proposal":
+            self.proposals[entry.id] = {**entry.doc, "state": "open"}
+        elif entry.type == "decision":
+            self._decide(entry.doc["proposal"], entry.doc["decision"], entry.step)
+        elif entry.type == "applied" and entry.doc.get("proposal"):
+            self._decide(entry.doc["proposal"], "approved", entry.step)
+
+    def open(self) -> list[dict[str, Any]]:
+        return [doc for doc in self.proposals.values() if doc["state"] == "open"]
+
+    def _decide(self, proposal: str, decision: str, step: int) -> None:
+        if proposal in self.proposals:
+            self.proposals[proposal]["state"] = decision
+            self.decided_at[proposal] = step
+
+
+@dataclass
+class Replay:
+    """Journal entries that a restarted run meets again, in order, at the steps where they were made."""
+
+    entries: list[Entry]
+    until: int
+
+    @classmethod
+    def after(cls, entries: Sequence[Entry], seq: int, step: int) -> Replay:
+        """What is in force after journal position `seq` (that of the checkpoint at `step`)."""
+        later = [entry for entry in entries if entry.seq > seq and entry.type != "segment"]
+        return cls(later, max((entry.step for entry in later), default=step))
+
+    def due(self, step: int) -> list[Entry]:
+        """Takes out the entries of all steps up to `step`."""
+        taken: list[Entry] = []
+        while self.entries and self.entries[0].step <= step:
+            taken.append(self.entries.pop(0))
+        return taken
+
+    def active(self, step: int) -> bool:
+        """True while decisions come from the journal: nothing is decided anew."""
+        return step < self.until or bool(self.entries)

@@ -1,0 +1,125 @@
+"""The training loop on one screen; every line of it is one of the trainer's parts.
+
+It owns the order of things within a step and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+
+from lumina.engine.api import MicroBatch, StepStats
+from lumina.train.evaluate import evaluate
+from lumina.train.oversight import Oversight
+from lumina.train.saver import Saver
+from lumina.train.session import Session
+from lumina.train.steering import Steering
+
+log = logging.getLogger(__name__)
+
+
+class Loop:
+    """Runs a session to its budget.
+
+    ```
+    for step in budget:
+        commands   <- inbox, journal, signals        # pause, approve, intervene, stop; applied@step-1
+        batch      <- loader at `position`           # its state is an integer
+        stats      <- engine.train_step(...)         # forward, backward, clip, update
+        recorder   <- stats                          # never waits
+        validation <- when due
+        proposals  <- orchestrator                   # every check_interval
+        checkpoint <- when due
+    ```
+    """
+
+    def __init__(self, session: Session, steering: Steering, saver: Saver) -> None:
+        self.session = session
+        self.steering = steering
+        self.saver = saver
+        self.oversight = Oversight(session, steering)
+
+    def run(self, until: int | None = None) -> str:
+        """Trains up to step `until` (the budget by default); returns `finished`, `stopped` or `running`."""
+        session = self.session
+        goal = min(session.plan.total_steps, until or session.plan.total_steps)
+        while session.state.step < goal:
+            self.steering.at_boundary()
+            if self.steering.stopping:
+                self.saver.save("final" if "asked" in self.steering.stopping else "emergency")
+                return "stopped"
+            self.step()
+        if session.state.step < session.plan.total_steps:
+            return "running"
+        self.steering.at_boundary()
+        if session.state.step % session.config.training.eval_interval != 0:
+            self._validate()
+        self.saver.save("final")
+        return "finished"
+
+    def step(self) -> StepStats:
+        """One optimizer step with everything that hangs on it."""
+        session, state = self.session, self.session.state
+        started = time.perf_counter()
+        batches = self._batches()
+        waited = time.perf_counter() - started
+        state.step += 1
+        rate = session.plan.learning_rate(state.step) * state.lr_scale
+        stats = session.engine.train_step(state.step, batches, rate)
+        samples = session.plan.sequences_per_step
+        if stats.skipped:
+            self._skipped(samples)
+        state.position += samples
+        seconds = time.perf_counter() - started
+        series = session.recorder.series(stats, samples=samples, seconds=seconds, waited=waited)
+        session.writer.points(session.segment, state.step, series)
+        for name, array in stats.arrays.items():
+            session.writer.array(session.segment, state.step, name, array)
+        self._when_due(stats, series)
+        return stats
+
+    def _batches(self) -> list[MicroBatch]:
+        session, training = self.session, self.session.config.training
+        batches = []
+        for index in range(training.gradient_accumulation_steps):
+            batch = session.loader.batch(session.state.position + index * training.batch_size, training.batch_size)
+            batches.append(MicroBatch(batch.tokens, batch.labels))
+        return batches
+
+    def _when_due(self, stats: StepStats, series: dict[str, float]) -> None:
+        session, step = self.session, self.session.state.step
+        seen = dict(series)
+        if step % session.config.training.eval_interval == 0:
+            seen.update(self._validate())
+        self.oversight.after_step(step, seen, stats.arrays)
+        if step % session.config.checkpoint.save_every_n_batches == 0:
+            self.saver.save("periodic")
+        if step % session.config.training.log_interval == 0 or step == 1:
+            log.info(
+                "step %d/%d loss %.4f rate %.3g norm %.3f %.0f tokens/s",
+                step, session.plan.total_steps, stats.loss, stats.learning_rate, stats.grad_norm, series["throughput"],
+            )  # fmt: skip
+
+    def _validate(self) -> dict[str, float]:
+        session, state = self.session, self.session.state
+        session.writer.meta("phase", "validating")
+        training = session.config.training
+        figures = evaluate(session.engine, session.validation, session.validation_sequences, training.batch_size)
+        session.writer.meta("phase", None)
+        if not figures:
+            return {}
+        session.writer.points(session.segment, state.step, figures)
+        state.val_loss = figures["val_loss"]
+        if math.isfinite(state.val_loss) and (state.best_val_loss is None or state.val_loss < state.best_val_loss):
+            state.best_val_loss = state.val_loss
+        log.info("step %d validation loss %.4f", state.step, state.val_loss)
+        return figures
+
+    def _skipped(self, samples: int) -> None:
+        session, state = self.session, self.session.state
+        state.skipped_steps += 1
+        doc = {"position": state.position, "sequences": samples, "reason": "non-finite loss or gradient"}
+        if not session.replay.active(state.step - 1):
+            session.commit("batch_skipped", f"{state.step}-{state.position}", doc)
+        session.event("critical", "skip", "Non-finite loss or gradient: no update was applied; the batch is recorded")

@@ -1,0 +1,99 @@
+"""Lets the orchestrator see every step, and turns what it says into journalled proposals and health.
+
+It applies nothing unless the run's autonomy is `auto`; people's answers come through `steering`.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lumina.orchestrator import Proposal
+from lumina.store.errors import Refusal
+from lumina.train.recorder import json_numbers
+from lumina.train.session import Session
+from lumina.train.steering import Steering
+
+log = logging.getLogger(__name__)
+
+ORCHESTRATOR = {"name": "orchestrator", "via": "auto"}
+
+
+class Oversight:
+    """The orchestrator's seat in the loop."""
+
+    def __init__(self, session: Session, steering: Steering) -> None:
+        self.session = session
+        self.steering = steering
+        self.enabled = session.config.orchestrator.use_adaptive_training
+
+    def after_step(self, step: int, series: Mapping[str, float], arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Shows one step to the orchestrator, and lets it check when a check is due."""
+        session = self.session
+        session.orchestrator.observe(step, series, arrays)
+        if step % session.config.orchestrator.check_interval == 0:
+            self._check(step)
+
+    def _check(self, step: int) -> None:
+        session = self.session
+        result = session.orchestrator.check(step, session.engine.get_hparams(), session.ledger.open())
+        session.writer.meta("health", {**result.health.to_json(), "checked_step": step})
+        session.writer.meta("chinchilla", json_numbers(result.chinchilla))
+        figures = {f"chinchilla.{name}": value for name, value in result.chinchilla.items() if name in CHARTED}
+        session.writer.points(session.segment, step, figures)
+        self._say_health(result.health.to_json(), result.chinchilla)
+        if not self.enabled or session.replay.active(step):
+            return
+        for proposal_id in result.expired:
+            self._decide(proposal_id, "expired", "nobody answered in time")
+        for proposal_id, why in result.withdrawn:
+            self._decide(proposal_id, "withdrawn", why)
+        for proposal in result.proposals:
+            self._propose(proposal)
+
+    def _propose(self, proposal: Proposal) -> None:
+        session = self.session
+        if proposal.id in session.ledger.proposals:
+            return
+        doc = {**proposal.to_json(), "state": "open"}
+        autonomy = session.config.orchestrator.autonomy
+        log.info("proposal %s: %s %s (confidence %.2f)", proposal.id, proposal.method, proposal.args, proposal.confidence)
+        if autonomy == "observe":
+            session.event("info", "observe", f"would propose {proposal.method} {proposal.args}: {summary(doc)}")
+            return
+        session.commit("proposal", proposal.id, doc)
+        if autonomy == "auto" and proposal.confidence >= session.config.orchestrator.intervention_threshold:
+            self._apply(proposal)
+
+    def _apply(self, proposal: Proposal) -> None:
+        receipt_id = uuid.uuid5(uuid.UUID(proposal.id), "auto").hex
+        try:
+            self.steering.intervene(
+                proposal.method, proposal.args, ORCHESTRATOR, id=receipt_id, proposal=proposal.id, kind="approve"
+            )
+        except Refusal as refusal:
+            self._decide(proposal.id, "rejected", refusal.message)
+
+    def _decide(self, proposal_id: str, decision: str, why: str) -> None:
+        doc = {"proposal": proposal_id, "decision": decision, "author": ORCHESTRATOR, "why": why}
+        entry_id = uuid.uuid5(uuid.UUID(proposal_id), decision).hex
+        self.session.commit("decision", entry_id, doc)
+
+    def _say_health(self, health: Mapping[str, Any], chinchilla: Mapping[str, Any]) -> None:
+        levels = {"healthy": "info", "warning": "warning", "critical": "critical"}
+        said = "; ".join(issue["message"] for issue in health["issues"])
+        score = chinchilla.get("convergence_score")
+        tail = said or (f"convergence score {score:.0f} %" if score is not None else "too early to say more")
+        self.session.event(levels[health["status"]], "health", f"Health check: {health['status']}, {tail}")
+
+
+CHARTED = frozenset({"progress", "convergence_score", "compute_efficiency", "predicted_final_loss"})
+
+
+def summary(doc: Mapping[str, Any]) -> str:
+    """The evidence of a proposal in one sentence."""
+    return str(doc.get("evidence", {}).get("summary", ""))

@@ -1,0 +1,78 @@
+"""The trainer as a process of its own: `python -m lumina.train.process RUN_DIR`.
+
+It takes the run's lock before anything slow is imported, so that whoever started it knows at once whether it lives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from lumina.store.errors import Refusal
+from lumina.store.layout import RunPaths
+from lumina.store.lock import RunLock
+from lumina.store.writer import StoreWriter
+
+log = logging.getLogger("lumina.train")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains one run to its end; the exit status is 0 when it finished or was stopped."""
+    parser = argparse.ArgumentParser(prog="lumina.train.process", description="Train one run (internal).")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--resume", metavar="latest|best_val|STEP")
+    parser.add_argument("--steps", type=int, help="new total number of steps")
+    options = parser.parse_args(argv)
+    paths = RunPaths(options.run_dir)
+    log_to(sys.stderr)
+    try:
+        lock = RunLock.acquire(paths)
+    except Refusal as refusal:
+        print(f"lumina: {refusal.message}", file=sys.stderr)
+        return refusal.exit_code
+    with lock:
+        return train(paths, lock, options.resume, options.steps)
+
+
+def train(paths: RunPaths, lock: RunLock, resume: str | None, steps: int | None) -> int:
+    """Opens the run's session, trains, and leaves the outcome in the store and in the journal."""
+    writer = StoreWriter(paths)
+    writer.meta("error", None)
+    writer.meta("state", "starting")
+    writer.meta("phase", "loading")
+    try:
+        from lumina.train.trainer import Trainer
+
+        trainer = Trainer.open(paths, lock=lock, writer=writer, resume=resume, steps=steps, signals=True)
+        trainer.train()
+        trainer.close()
+    except Exception as error:
+        # The process boundary: whatever it was, people must see it, and the run must not look alive.
+        reason = error.message if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
+        log.exception("training failed")
+        writer.meta("error", reason)
+        writer.meta("state", "failed")
+        writer.meta("phase", None)
+        writer.event(None, None, "critical", "end", f"Training failed: {reason}")
+        writer.close()
+        return 1
+    return 0
+
+
+def log_to(stream: object) -> None:
+    """Plain, timed lines; the launcher has pointed the stream at logs/training.log."""
+    handler = logging.StreamHandler(stream)  # type: ignore[arg-type]
+    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    root = logging.getLogger("lumina")
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Writes checkpoints of a session: state, then manifest, then the journal's line. It decides nothing about when."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+from lumina.checkpoint import CanonicalState, save_checkpoint
+from lumina.checkpoint.retention import prune
+from lumina.store.errors import Refusal
+from lumina.train.session import Session
+
+FLUSH_SECONDS = 120.0
+
+
+class Saver:
+    """Saves the session's canonical state, and remembers where the newest save of the same state lies."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._saved: tuple[int, int, Path] | None = None  # (step, changes so far, path)
+        self.changes = 0  # applied interventions since the start; a save is stale once it moved
+
+    def canonical(self) -> CanonicalState:
+        """The engine's state with the loop's and the orchestrator's in its meta."""
+        session = self.session
+        state = session.engine.export_state()
+        meta = {**state.meta, "trainer": session.state.to_json(), "orchestrator": session.orchestrator.state()}
+        return dataclasses.replace(state, meta=meta)
+
+    def save(self, reason: str) -> Path:
+        """A checkpoint of the state after the current step; an unchanged state is not written twice.
+
+        Raises `Refusal` (busy) when the metrics up to this step cannot be made durable.
+        """
+        session, step = self.session, self.session.state.step
+        if self._saved is not None and self._saved[:2] == (step, self.changes):
+            return self._saved[2]
+        started = time.monotonic()
+        if not session.writer.flush(FLUSH_SECONDS):
+            raise Refusal("busy", f"the metrics database did not take the points up to step {step}; no checkpoint")
+        path = save_checkpoint(session.paths.checkpoints, step, self.canonical(), **self._manifest(reason))
+        stall = time.monotonic() - started
+        self._saved = (step, self.changes, path)
+        doc = {"name": path.name, "reason": reason, "val_loss": session.state.val_loss}
+        session.commit("checkpoint", path.name, doc)
+        session.writer.points(session.segment, step, {"checkpoint.stall_seconds": stall})
+        prune(session.paths.checkpoints, session.config.checkpoint.save_total_limit)
+        return path
+
+    def _manifest(self, reason: str) -> dict[str, Any]:
+        session = self.session
+        return {
+            "reason": reason,
+            "segment": session.segment,
+            "val_loss": session.state.val_loss,
+            "journal_seq": session.journal.last_seq,
+            "fingerprint": session.fingerprint,
+        }

@@ -1,0 +1,58 @@
+"""Everything one trainer process holds while it trains one run, in one place. It contains parts and no behaviour
+beyond committing to the journal and telling the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lumina.config import Config
+from lumina.data import Dataset, Loader
+from lumina.engine.api import Engine
+from lumina.orchestrator import Orchestrator
+from lumina.store.inbox import Inbox
+from lumina.store.journal import Entry, Journal
+from lumina.store.layout import RunPaths
+from lumina.store.lock import RunLock
+from lumina.store.writer import StoreWriter
+from lumina.train.history import Ledger, Replay
+from lumina.train.plan import Plan
+from lumina.train.recorder import Recorder
+from lumina.train.state import TrainState
+
+
+@dataclass
+class Session:
+    """The parts of a running trainer; `state` and `ledger` are the only ones that change from step to step."""
+
+    paths: RunPaths
+    config: Config
+    lock: RunLock
+    journal: Journal
+    writer: StoreWriter
+    inbox: Inbox
+    dataset: Dataset
+    loader: Loader
+    validation: Loader
+    engine: Engine
+    orchestrator: Orchestrator
+    recorder: Recorder
+    state: TrainState
+    plan: Plan
+    ledger: Ledger
+    replay: Replay
+    answered: dict[str, dict[str, Any]]
+    segment: str
+    fingerprint: dict[str, Any]
+
+    def commit(self, type: str, id: str, doc: Mapping[str, Any]) -> Entry:
+        """Appends one durable journal entry for the current step; from here on it has happened."""
+        entry = self.journal.append(type, self.segment, self.state.step, id, dict(doc))
+        self.ledger.fold(entry)
+        self.writer.entry(entry)
+        return entry
+
+    def event(self, level: str, kind: str, message: str) -> None:
+        """Tells the people who watch, without a place in the journal."""
+        self.writer.event(self.segment, self.state.step, level, kind, message)

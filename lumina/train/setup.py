@@ -1,0 +1,200 @@
+"""Opens a session: configuration, hardware, data, engine, and on resume the state and the decisions to repeat.
+
+It is the only place where the parts of a trainer meet; none of them knows another's constructor.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+import uuid
+from typing import Any
+
+import torch
+
+from lumina.accounting import count_parameters, flops_per_token, recommended_epochs, token_budget
+from lumina.checkpoint import CanonicalState, Manifest, abandon_after, load_checkpoint
+from lumina.config import Config, read_config
+from lumina.data import Dataset, Loader, prepare
+from lumina.engine.torch_engine import TorchEngine
+from lumina.hardware import Hardware, PrecisionChoice, choose_precision, choose_threads, detect
+from lumina.orchestrator import Orchestrator, RunFacts
+from lumina.store.errors import Refusal
+from lumina.store.inbox import Inbox
+from lumina.store.journal import Entry, Journal, read_entries
+from lumina.store.layout import RunPaths
+from lumina.store.lock import RunLock
+from lumina.store.writer import StoreWriter
+from lumina.train.history import Ledger, Replay, answered, in_force
+from lumina.train.interrupts import Interrupts
+from lumina.train.plan import Plan, make_plan
+from lumina.train.recorder import UNITS, Recorder
+from lumina.train.session import Session
+from lumina.train.state import TrainState
+
+log = logging.getLogger(__name__)
+
+PHASE_SECONDS = 0.5
+
+
+def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume: str | None, steps: int | None,
+                 interrupts: Interrupts) -> Session:  # fmt: skip
+    """Everything a trainer needs, ready for its first step.
+
+    Raises `Refusal` (corrupt, unsupported), `ConfigError` or `DataError`; nothing of the run is changed then.
+    """
+    config = read_config(paths.config)
+    logging.getLogger("lumina").setLevel(config.training.log_level)
+    hardware = detect()
+    threads = config.training.num_threads or choose_threads(hardware)
+    torch.set_num_threads(threads)
+    precision = choose_precision(config.precision.precision, hardware)
+    dataset = prepare(config, progress=Progress(writer, interrupts))
+    engine = TorchEngine(config, dataset.vocab_size, hardware, precision)
+    journal = Journal.open(paths)
+    history = read_entries(paths)
+    loaded = _load(paths, engine, resume, history)
+    plan = _plan(config, dataset, history, steps)
+    state = TrainState.from_json(loaded[0].meta["trainer"]) if loaded else TrainState()
+    orchestrator = Orchestrator(config, _facts(config, dataset, plan))
+    if loaded:
+        orchestrator.restore(loaded[0].meta["orchestrator"])
+    fingerprint = _fingerprint(threads)
+    segment = uuid.uuid4().hex
+    cause = "start" if resume is None else ("restart" if resume == "latest" else "rewind")
+    doc = {
+        "parent": history[-1].segment if history else None,
+        "fork_step": state.step,
+        "fork_seq": loaded[1].journal_seq if loaded else 0,
+        "cause": cause,
+        "total_steps": plan.total_steps,
+        "fingerprint": fingerprint,
+    }
+    entry = journal.append("segment", segment, state.step, segment, doc)
+    writer.entry(entry)
+    if cause == "rewind":
+        abandon_after(paths.checkpoints, state.step, doc["parent"])
+    held = in_force([*history, entry])
+    ledger = Ledger()
+    for past in held:
+        if past.seq <= doc["fork_seq"]:
+            ledger.fold(past)
+    session = Session(
+        paths=paths,
+        config=config,
+        lock=lock,
+        journal=journal,
+        writer=writer,
+        inbox=Inbox(paths),
+        dataset=dataset,
+        loader=Loader(dataset.train, config.training.seed),
+        validation=Loader(dataset.validation, None),
+        engine=engine,
+        orchestrator=orchestrator,
+        recorder=Recorder(state),
+        state=state,
+        plan=plan,
+        ledger=ledger,
+        replay=Replay.after(held, doc["fork_seq"], state.step),
+        answered=answered(history),
+        segment=segment,
+        fingerprint=fingerprint,
+    )
+    _tell(session, hardware, precision, threads)
+    return session
+
+
+class Progress:
+    """Shows what happens before the first step as the run's phase, and heeds signals meanwhile."""
+
+    def __init__(self, writer: StoreWriter, interrupts: Interrupts) -> None:
+        self._writer = writer
+        self._interrupts = interrupts
+        self._shown = 0.0
+
+    def __call__(self, phase: str, fraction: float) -> None:
+        if self._interrupts.stop:
+            raise Refusal("not_running", f"{self._interrupts.stop} while {phase}, before the first step")
+        now = time.monotonic()
+        if now - self._shown >= PHASE_SECONDS:
+            self._shown = now
+            self._writer.meta("phase", f"{phase} {fraction:.0%}")
+
+
+def _load(paths: RunPaths, engine: TorchEngine, resume: str | None,
+          history: list[Entry]) -> tuple[CanonicalState, Manifest] | None:  # fmt: skip
+    """Restores the engine from the wanted checkpoint; None for a start from the beginning."""
+    if resume is None:
+        if history:
+            raise Refusal("name_taken", f"{paths.root} has been trained already; resume it")
+        return None
+    if resume == "latest" and not any(entry.type == "checkpoint" for entry in history):
+        log.info("no checkpoint was written yet; the run starts again from its first step")
+        return None
+    state, manifest, attempts = load_checkpoint(paths.checkpoints, int(resume) if resume.isdigit() else resume)
+    for attempt in attempts:
+        log.log(logging.INFO if attempt.ok else logging.WARNING, "checkpoint %s: %s", attempt.name, attempt.message)
+    engine.restore_state(state)
+    return state, manifest
+
+
+def _plan(config: Config, dataset: Dataset, history: list[Entry], steps: int | None) -> Plan:
+    """The run's length: as asked for now, else as it was in the newest segment, else from the configuration."""
+    earlier = [entry.doc for entry in history if entry.type == "segment"]
+    counts = count_parameters(config, dataset.vocab_size)
+    epochs = recommended_epochs(config, counts, dataset.tokens_per_epoch)
+    wanted = steps
+    if wanted is None and earlier and earlier[-1].get("extended"):
+        wanted = earlier[-1]["total_steps"]
+    plan = make_plan(
+        config, sequences_per_epoch=dataset.train.count, automatic_epochs=epochs, steps=wanted
+    )
+    log.info("%s", plan.reason)
+    return plan
+
+
+def _facts(config: Config, dataset: Dataset, plan: Plan) -> RunFacts:
+    counts = count_parameters(config, dataset.vocab_size)
+    return RunFacts(
+        moe_layers=config.moe_layers,
+        mod_layers=config.mod_layers,
+        num_experts=config.moe.num_experts,
+        top_k=config.moe.moe_top_k,
+        params_total=counts.total,
+        params_active=counts.active,
+        flops_per_token=flops_per_token(config, config.sequence_length, dataset.vocab_size).total,
+        tokens_optimal=token_budget(config, counts),
+        total_steps=plan.total_steps,
+    )
+
+
+def _fingerprint(threads: int) -> dict[str, Any]:
+    """What two runs must share to be comparable bit for bit."""
+    return {
+        "torch": torch.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "threads": threads,
+    }
+
+
+def _tell(session: Session, hardware: Hardware, precision: PrecisionChoice, threads: int) -> None:
+    """Everything that watchers want to know and that no later step changes."""
+    config, writer = session.config, session.writer
+    counts = count_parameters(config, session.dataset.vocab_size)
+    flops = flops_per_token(config, config.sequence_length, session.dataset.vocab_size)
+    writer.declare_series(UNITS)
+    writer.meta("run", {"name": session.paths.root.name, "preset": config.preset, "autonomy": config.orchestrator.autonomy})
+    writer.meta("segment", session.segment)
+    writer.meta("total_steps", session.plan.total_steps)
+    writer.meta("total_steps_reason", session.plan.reason)
+    writer.meta("device", {"name": hardware.name, "kind": hardware.device, "threads": threads, **session.fingerprint})
+    writer.meta("precision", precision.name)
+    writer.meta("params", {"total": counts.total, "active": counts.active, "embedding": counts.embedding})
+    writer.meta("flops", {"forward": flops.forward, "backward": flops.backward})
+    writer.meta("data", session.dataset.summary())
+    writer.meta("layers", session.engine.describe().to_json())
+    writer.meta("hparams", session.engine.get_hparams())
+    writer.meta("step", session.state.step)
+    writer.meta("phase", None)

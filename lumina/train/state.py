@@ -1,0 +1,32 @@
+"""What the training loop itself carries from step to step; all of it travels in every checkpoint.
+
+It knows no engine: the model, the optimizer and their live values are in the engine's part of the canonical state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class TrainState:
+    """Counters and live values of the loop. `step` is the last attempted step, `position` the sequences consumed."""
+
+    step: int = 0
+    position: int = 0
+    tokens: int = 0
+    lr_scale: float = 1.0
+    val_loss: float | None = None
+    best_val_loss: float | None = None
+    skipped_steps: int = 0
+    windows: dict[str, list[float]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, doc: Mapping[str, Any]) -> TrainState:
+        return cls(**{f.name: doc[f.name] for f in dataclasses.fields(cls) if f.name in doc})

@@ -1,0 +1,241 @@
+"""Answers commands at step boundaries: check, apply, read back, journal, receipt, in that order and once per id.
+
+It sees interventions and `LiveControls`; how a value reaches the model is not its business.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from lumina.interventions import Intervention, build
+from lumina.store.errors import Refusal
+from lumina.store.inbox import Command
+from lumina.store.journal import Entry
+from lumina.train.controls import LiveControls
+from lumina.train.history import CHANGES_THE_MODEL
+from lumina.train.interrupts import Interrupts
+from lumina.train.saver import Saver
+from lumina.train.session import Session
+
+log = logging.getLogger(__name__)
+
+PAUSE_POLL_SECONDS = 0.05
+Author = Mapping[str, str]
+
+
+class Steering:
+    """What people, the orchestrator and the journal may do to a session between two steps."""
+
+    def __init__(self, session: Session, saver: Saver, interrupts: Interrupts) -> None:
+        self.session = session
+        self.saver = saver
+        self.interrupts = interrupts
+        self.controls = LiveControls(session.engine, session.state, session.plan)
+        self.paused = False
+        self.stopping: str | None = None
+
+    def at_boundary(self) -> None:
+        """Repeats what the journal says, then answers the commands that came in; stays here while paused."""
+        self._repeat()
+        while True:
+            self._heed_signals()
+            for command in self.session.inbox.take():
+                self._answer(command)
+            if self.stopping or not self.paused:
+                return
+            time.sleep(PAUSE_POLL_SECONDS)
+
+    def refuse_the_rest(self, state: str) -> None:
+        """Answers what is left in the inbox when the run ends, so that nobody waits in vain."""
+        for command in self.session.inbox.take():
+            if command.id not in self.session.answered:
+                receipt = self._receipt(command, "refused", reason=f"the run is {state}", code="not_running")
+                self._close(command, "refused", receipt)
+
+    def intervene(self, method: str, args: Mapping[str, Any], author: Author, *, id: str | None = None,
+                  proposal: str | None = None, kind: str = "intervene") -> dict[str, Any]:  # fmt: skip
+        """Applies one intervention now and returns its receipt.
+
+        Raises `Refusal` when it cannot be: nothing has changed then.
+        """
+        action = build(method, args)
+        action.check(self.controls)
+        if action.declaration.structural:
+            self.saver.save("intervention")
+        resolved = action.resolve(self.controls)
+        before, after = self._apply(action, resolved)
+        receipt = {
+            "id": id or uuid.uuid4().hex,
+            "kind": kind,
+            "method": method,
+            "args": action.declaration.parse(args),
+            "state": "verified",
+            "step": self.session.state.step,
+            "before": before,
+            "after": after,
+            "reason": None,
+            "code": None,
+            "author": dict(author),
+            "proposal": proposal,
+            "resolved": resolved,
+        }
+        self._applied(receipt)
+        return receipt
+
+    def _apply(self, action: Intervention, resolved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        before = action.read_back(self.controls)
+        snapshot = self.controls.snapshot() if action.declaration.structural else None
+        action.apply(self.controls, resolved)
+        after = action.read_back(self.controls)
+        if not action.verify(before, after):
+            if snapshot is not None:
+                self.controls.restore(snapshot)
+            else:
+                action.undo(self.controls, before)
+            method = action.declaration.method
+            raise Refusal("verify_failed", f"{method}: read back {after} after {before}; the old values are restored")
+        return before, after
+
+    def _applied(self, receipt: dict[str, Any]) -> None:
+        session = self.session
+        session.commit("applied", receipt["id"], receipt)
+        session.answered[receipt["id"]] = receipt
+        session.writer.meta("hparams", session.engine.get_hparams())
+        session.writer.meta("layers", session.engine.describe().to_json())
+        self.saver.changes += 1
+        log.info("applied %s %s: %s -> %s", receipt["method"], receipt["args"], receipt["before"], receipt["after"])
+
+    # Commands
+
+    def _answer(self, command: Command) -> None:
+        session = self.session
+        if command.id in session.answered:
+            session.inbox.done(command.id, session.answered[command.id])
+            return
+        if command.kind in CHANGES_THE_MODEL | {"reject"} and session.replay.active(session.state.step):
+            return  # stays in the inbox until the journal's decisions have been repeated
+        try:
+            self._check_expectations(command)
+            receipt = self._act(command)
+        except Refusal as refusal:
+            state = {"expired": "expired", "verify_failed": "failed"}.get(refusal.code, "refused")
+            receipt = self._receipt(command, state, reason=refusal.message, code=refusal.code)
+            self._close(command, "refused", receipt)
+            return
+        if command.kind in CHANGES_THE_MODEL:
+            session.inbox.done(command.id, receipt)  # already in the journal
+        else:
+            self._close(command, "applied", receipt)
+
+    def _act(self, command: Command) -> dict[str, Any]:
+        author = command.author
+        if command.kind == "intervene":
+            return self.intervene(command.method or "", command.args or {}, author, id=command.id)
+        if command.kind == "approve":
+            return self._approve(command)
+        if command.kind == "reject":
+            return self._reject(command)
+        if command.kind == "pause":
+            return self._pause(command, True)
+        if command.kind == "unpause":
+            return self._pause(command, False)
+        if command.kind == "checkpoint":
+            path = self.saver.save("manual")
+            return self._receipt(command, "verified", after={"checkpoint": path.name})
+        if command.kind == "stop":
+            self.stopping = f"stop, asked for by {author.get('name', '?')}"
+            self.session.writer.meta("state", "stopping")
+            return self._receipt(command, "verified", after={"state": "stopping"})
+        raise Refusal("unsupported", f"{command.kind} is not available yet")
+
+    def _approve(self, command: Command) -> dict[str, Any]:
+        proposal = self._open_proposal(command)
+        args = {**proposal["args"], **(command.args or {})}
+        return self.intervene(
+            proposal["method"], args, command.author, id=command.id, proposal=proposal["id"], kind="approve"
+        )
+
+    def _reject(self, command: Command) -> dict[str, Any]:
+        proposal = self._open_proposal(command)
+        why = (command.args or {}).get("why")
+        doc = {"proposal": proposal["id"], "decision": "rejected", "author": dict(command.author), "why": why}
+        self.session.commit("decision", uuid.uuid5(uuid.UUID(command.id), "decision").hex, doc)
+        return self._receipt(command, "verified", after={"proposal": "rejected"})
+
+    def _open_proposal(self, command: Command) -> dict[str, Any]:
+        proposal = self.session.ledger.proposals.get(command.proposal or "")
+        if proposal is None:
+            raise Refusal("not_found", f"this run has no proposal {command.proposal!r}")
+        if proposal["state"] != "open":
+            code = "expired" if proposal["state"] == "expired" else "superseded"
+            raise Refusal(code, f"proposal {command.proposal} is {proposal['state']} already")
+        return proposal
+
+    def _pause(self, command: Command, paused: bool) -> dict[str, Any]:
+        before, self.paused = self.paused, paused
+        self.session.writer.meta("state", "paused" if paused else "running")
+        words = {True: "paused", False: "running"}
+        return self._receipt(command, "verified", before={"state": words[before]}, after={"state": words[paused]})
+
+    def _check_expectations(self, command: Command) -> None:
+        session = self.session
+        if command.expires_step is not None and session.state.step > command.expires_step:
+            raise Refusal("expired", f"meant for step {command.expires_step} at the latest; it is {session.state.step}")
+        expects = command.expects or {}
+        if expects.get("segment") not in (None, session.segment):
+            raise Refusal("stale", "meant for an earlier segment of this run")
+        for name, value in (expects.get("values") or {}).items():
+            if self.controls.get(name) != value:
+                raise Refusal("stale", f"meant for {name} = {value}; it is {self.controls.get(name)} now")
+
+    def _receipt(self, command: Command, state: str, **rest: Any) -> dict[str, Any]:
+        return {
+            "id": command.id,
+            "kind": command.kind,
+            "method": command.method,
+            "args": dict(command.args or {}),
+            "state": state,
+            "step": self.session.state.step,
+            "before": None,
+            "after": None,
+            "reason": None,
+            "code": None,
+            "author": dict(command.author),
+            "proposal": command.proposal,
+            **rest,
+        }
+
+    def _close(self, command: Command, type: str, receipt: dict[str, Any]) -> None:
+        self.session.commit(type, command.id, receipt)
+        self.session.answered[command.id] = receipt
+        self.session.inbox.done(command.id, receipt)
+        log.info("%s %s: %s %s", command.kind, command.id, receipt["state"], receipt["reason"] or "")
+
+    # Signals and the journal
+
+    def _heed_signals(self) -> None:
+        if self.interrupts.save:
+            self.interrupts.save = False
+            self.saver.save("emergency")
+        if self.interrupts.stop and not self.stopping:
+            self.stopping = self.interrupts.stop
+
+    def _repeat(self) -> None:
+        """Re-applies journalled decisions at the steps where they were made, under their old ids."""
+        for entry in self.session.replay.due(self.session.state.step):
+            self.session.ledger.fold(entry)
+            if entry.type == "applied" and entry.doc["kind"] in CHANGES_THE_MODEL:
+                self._reapply(entry)
+
+    def _reapply(self, entry: Entry) -> None:
+        doc = entry.doc
+        action = build(doc["method"], doc["args"])
+        _, after = self._apply(action, doc.get("resolved") or {})
+        if after != doc["after"]:
+            raise Refusal("verify_failed", f"re-applying {doc['method']} of step {entry.step} gave {after}, not {doc['after']}")
+        self.saver.changes += 1
+        self.session.event("info", "restart", f"{doc['method']} re-applied as at step {entry.step}")

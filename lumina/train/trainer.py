@@ -1,0 +1,199 @@
+"""`Trainer`: one run, trained in this process, with the source document's methods under their names.
+
+Every method is a short delegation; calls that change the run are journalled like anyone else's.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from lumina.config import Config, load_config
+from lumina.launch import create_run
+from lumina.store import atomic
+from lumina.store.layout import RunPaths
+from lumina.store.lock import RunLock
+from lumina.store.reader import StoreReader
+from lumina.store.writer import StoreWriter
+from lumina.train.interrupts import Interrupts
+from lumina.train.loop import Loop
+from lumina.train.saver import Saver
+from lumina.train.session import Session
+from lumina.train.setup import open_session
+from lumina.train.steering import Steering
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Trains one run in this process.
+
+    ```python
+    with lumina.Trainer("debug", data=["my.txt"], name="script", steps=100) as trainer:
+        trainer.train(until=50)
+        trainer.adjust_routing_temperature(1.5)
+        trainer.train()
+    ```
+    """
+
+    def __init__(self, preset: str | Path | Config = "debug", *, data: Sequence[str | Path] | None = None,
+                 name: str, steps: int | None = None, directory: str | Path = "experiments",
+                 **overrides: Any) -> None:  # fmt: skip
+        """Creates the run `directory/name` and opens it.
+
+        Raises `ConfigError`, `DataError`, or `Refusal` (name_taken, locked).
+        """
+        config = preset if isinstance(preset, Config) else load_config(preset, run_overrides(data, steps, overrides))
+        self._open(create_run(config, name, Path(directory)))
+
+    @classmethod
+    def open(cls, paths: RunPaths, *, lock: RunLock | None = None, writer: StoreWriter | None = None,
+             resume: str | None = None, steps: int | None = None, signals: bool = False) -> Trainer:  # fmt: skip
+        """A trainer for a run directory that exists; `resume` is None for a new run, else latest, best_val or a step."""
+        trainer = cls.__new__(cls)
+        trainer._open(paths, lock=lock, writer=writer, resume=resume, steps=steps, signals=signals)
+        return trainer
+
+    def _open(self, paths: RunPaths, *, lock: RunLock | None = None, writer: StoreWriter | None = None,
+              resume: str | None = None, steps: int | None = None, signals: bool = False) -> None:  # fmt: skip
+        self._interrupts = Interrupts()
+        if signals:
+            self._interrupts.install()
+        self._session: Session = open_session(
+            paths,
+            lock or RunLock.acquire(paths),
+            writer or StoreWriter(paths),
+            resume=resume,
+            steps=steps,
+            interrupts=self._interrupts,
+        )
+        self._saver = Saver(self._session)
+        self._steering = Steering(self._session, self._saver, self._interrupts)
+        self._loop = Loop(self._session, self._steering, self._saver)
+        self._outcome = "running"
+        self._last: dict[str, Any] = {}
+
+    @property
+    def step(self) -> int:
+        """The last optimizer step that was attempted."""
+        return self._session.state.step
+
+    def train(self, until: int | None = None) -> str:
+        """Trains up to step `until`, or to the end of the budget; returns `running`, `finished` or `stopped`."""
+        self._session.writer.meta("state", "running")
+        self._outcome = self._loop.run(until)
+        return self._outcome
+
+    def close(self) -> None:
+        """Ends the run cleanly: what is left in the inbox is answered, everything is durable, the lock is free."""
+        session, state = self._session, self._outcome if self._outcome != "running" else "stopped"
+        if self._outcome == "running":
+            self._saver.save("final")
+        self._steering.refuse_the_rest(state)
+        reason = self._steering.stopping or session.plan.reason
+        session.commit("end", f"end-{session.segment}", {"state": state, "reason": reason})
+        session.writer.meta("phase", None)
+        session.writer.meta("state", state)
+        session.writer.flush(60.0)
+        write_metrics(session.paths)
+        session.engine.close()
+        session.writer.close()
+        session.journal.close()
+        session.lock.release()
+        log.info("%s at step %d (%s)", state, session.state.step, reason)
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # The source document's methods
+
+    def add_expert(self, layer_idx: int) -> None:
+        """Adds an expert to a layer. Raises `Refusal` with the allowed range; nothing has changed then."""
+        self._intervene("add_expert", layer_idx=layer_idx)
+
+    def adjust_routing_temperature(self, temperature: float) -> None:
+        """Sets the routing temperature of every MoE layer."""
+        self._intervene("adjust_routing_temperature", temperature=temperature)
+
+    def emergency_lr_reduction(self, reduction_factor: float) -> None:
+        """Divides the learning rate of every later step by `reduction_factor`."""
+        self._intervene("emergency_lr_reduction", reduction_factor=reduction_factor)
+
+    def get_expert_statistics(self) -> dict[str, Any]:
+        """Keys per_expert_utilization, routing_entropy, load_balance_loss, tokens_dropped; of the newest step."""
+        load = self._array("expert_load")
+        return {
+            "per_expert_utilization": load,
+            "routing_entropy": self._value("moe.routing_entropy"),
+            "load_balance_loss": self._value("moe.load_balance_loss"),
+            "tokens_dropped": self._value("moe.tokens_dropped"),
+        }
+
+    def get_mod_statistics(self) -> dict[str, Any]:
+        """Keys capacity_factor, tokens_processed, tokens_skipped, average_depth, per_layer_usage, compute_savings."""
+        return {
+            "capacity_factor": self._session.engine.get_hparams().get("mod_capacity_factor"),
+            "tokens_processed": self._value("mod.tokens_processed"),
+            "tokens_skipped": self._value("mod.tokens_skipped"),
+            "average_depth": self._value("mod.average_depth"),
+            "per_layer_usage": self._array("depth"),
+            "compute_savings": self._value("mod.compute_savings"),
+        }
+
+    def get_current_metrics(self) -> dict[str, Any]:
+        """Keys loss, learning_rate, grad_norm, throughput, memory_usage (bytes), epoch, step; of the newest step."""
+        session = self._session
+        return {
+            "loss": self._value("loss"),
+            "learning_rate": self._value("learning_rate"),
+            "grad_norm": self._value("grad_norm"),
+            "throughput": self._calculate_throughput(),
+            "memory_usage": self._value("memory_allocated") or self._value("memory_rss"),
+            "epoch": session.loader.epoch_of(session.state.position),
+            "step": session.state.step,
+        }
+
+    def _calculate_throughput(self) -> float | None:
+        """Tokens per second of the newest step."""
+        return self._value("throughput")
+
+    def _extract_moe_routing_stats(self) -> dict[str, Any]:
+        return self.get_expert_statistics()
+
+    def _intervene(self, method: str, **args: Any) -> None:
+        self._steering.intervene(method, args, {"name": getpass.getuser(), "via": "script"})
+
+    def _value(self, name: str) -> float | None:
+        return self._loop.newest.get(name)
+
+    def _array(self, name: str) -> list[Any] | None:
+        array = self._loop.newest_arrays.get(name)
+        return None if array is None else array.tolist()
+
+
+def run_overrides(data: Sequence[str | Path] | None, steps: int | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments as configuration overrides; data paths are sorted into base text and conversations."""
+    from lumina.data import classify_paths
+
+    merged = dict(overrides)
+    if data:
+        base, finetuning = classify_paths([Path(path) for path in data])
+        merged["data.base_paths"] = [str(path) for path in base]
+        merged["data.finetuning_paths"] = [str(path) for path in finetuning]
+    if steps is not None:
+        merged["training.max_steps"] = steps
+    return merged
+
+
+def write_metrics(paths: RunPaths) -> None:
+    """Writes the series of the current line to metrics/metrics.json, for people without the database at hand."""
+    series = StoreReader(paths).series(None, max_points=100_000)
+    atomic.write_file(paths.metrics / "metrics.json", json.dumps({"series": series}).encode())

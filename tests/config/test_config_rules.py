@@ -1,0 +1,86 @@
+"""Values that cannot work together are refused, and so is every feature that does not exist yet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lumina.config import ConfigError, load_config, parameters
+
+
+def refusal(overrides: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as raised:
+        load_config("debug", overrides)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            {"num_heads": 3, "num_kv_heads": 3},
+            "model.num_heads = 3 does not divide model.hidden_size = 128; use 1, 2, 4",
+        ),
+        ({"hidden_size": 126, "num_heads": 2}, "gives heads of odd width 63"),
+        (
+            {"num_heads": 4, "num_kv_heads": 3},
+            "model.num_kv_heads = 3 does not divide model.num_heads = 4; use 1, 2, 4",
+        ),
+        ({"sequence_length": 257}, "training.sequence_length = 257 is above model.max_position_embeddings = 256"),
+        ({"moe_top_k": 9}, "moe.moe_top_k = 9 is above moe.num_experts = 8"),
+        ({"router_init_bias": [1.0, 2.0]}, "moe.router_init_bias has 2 numbers for moe.num_experts = 8"),
+        ({"mod_start_layer": 2}, "mod.mod_start_layer = 2 is past the last of 2 layers (0 to 1)"),
+        ({"mod_end_layer": 2}, "mod.mod_end_layer = 2 is past the last of 2 layers (0 to 1)"),
+        ({"mod_start_layer": 1, "mod_end_layer": 0}, "mod.mod_end_layer = 0 is before mod.mod_start_layer = 1"),
+        ({"warmup_steps": 1.5}, "training.warmup_steps = 1.5 is neither whole steps nor a fraction below 1"),
+        ({"min_auto_epochs": 9, "max_auto_epochs": 8}, "chinchilla.min_auto_epochs = 9 is above"),
+        ({"training_mode": "base_only", "finetuning_paths": "chat"}, "leaves out data.finetuning_paths"),
+        ({"training_mode": "finetuning_only", "base_paths": "text"}, "leaves out data.base_paths"),
+    ],
+)
+def test_values_that_cannot_work_together_are_refused(overrides: dict[str, Any], said: str) -> None:
+    assert said in refusal(overrides)
+
+
+def test_rules_of_a_part_that_is_off_do_not_matter() -> None:
+    load_config("debug", {"use_moe": False, "moe_top_k": 9})
+    load_config("debug", {"use_mod": False, "mod_start_layer": 7})
+
+
+def away_from_default(info: Any) -> list[Any]:
+    """Values of a parameter that lie inside its limits and are not its default."""
+    if info.choices:
+        return [choice for choice in info.choices if choice != info.default]
+    return [info.default + 1] if info.hard_range.get("le", 2) > 1 else [info.default / 2 + 0.25]
+
+
+LATER = [info for info in parameters() if info.available is not True]
+
+
+@pytest.mark.parametrize("info", LATER, ids=[info.path for info in LATER])
+def test_a_feature_that_does_not_exist_yet_is_refused_by_name(info: Any) -> None:
+    for value in away_from_default(info):
+        value = min(value, 0.5) if info.hard_range.get("lt") == 1 else value
+        if info.available is False or value not in info.available:
+            assert f"{info.path} = " in refusal({info.path: value})
+            assert "is not available yet; use " in refusal({info.path: value})
+        else:
+            load_config("debug", {info.path: value})
+
+
+def test_the_parameters_of_this_version_are_available() -> None:
+    refused = {info.path for info in parameters() if info.available is False}
+    assert refused == {
+        *("moe." + name for name in ("router_z_loss_weight", "num_shared_experts", "expert_dropout", "bias_balancing")),
+        *(
+            "precision." + name
+            for name in ("master_precision", "init_scale", "scale_factor", "scale_window", "min_scale")
+        ),
+        *("optimization." + name for name in ("compile", "use_deepspeed", "zero_stage", "cpu_offload")),
+        *("data." + name for name in ("base_ratio", "num_workers", "quality_threshold", "automatic_data_cleaning")),
+        *("data." + name for name in ("curriculum_aggressiveness", "stride")),
+        *("chinchilla." + name for name in ("enable_loss_landscape", "enable_compute_efficiency")),
+        "chinchilla.enable_early_stopping",
+        "checkpoint.early_stopping_patience",
+    }
