@@ -60,12 +60,13 @@ _BOUNCE: Final = (
 _NO_TOKEN: Final = "open the URL that lumina-ui printed (it carries this launch's token), or send it as a Bearer token"
 
 
-@dataclass(frozen=True)
 class Rejection(Exception):  # noqa: N818 - an answer, not a malfunction
     """Why a request goes no further: `code` for programs, `message` for people."""
 
-    code: str
-    message: str
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Guard:
             path = "/" + scope["path"].lstrip("/")  # never "//host", which a browser takes for another site
             return f"{_quoted(path)}?{rest}" if rest else _quoted(path)
         candidates = [*_cookie_values(headers, self.rules.cookie), *_bearer(headers)]
-        if not any([self._is_token(value) for value in candidates]):
+        if not any(self._is_token(value) for value in candidates):
             raise Rejection("no_token", _NO_TOKEN)
         return None
 
@@ -136,9 +137,9 @@ def check_host(headers: dict[str, list[str]], allowed: frozenset[str]) -> None:
 
 def check_origin(headers: dict[str, list[str]]) -> None:
     """Raises `Rejection` when an Origin is given that is not the page's own."""
+    host = headers["host"][0].lower()
     for origin in headers.get("origin", []):
-        parts = urlsplit(origin)
-        if parts.scheme not in ("http", "https") or parts.netloc.lower() != headers["host"][0].lower():
+        if origin.lower() not in (f"http://{host}", f"https://{host}"):
             raise Rejection("bad_origin", "requests from another origin are not answered")
 
 

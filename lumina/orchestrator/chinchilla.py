@@ -139,7 +139,7 @@ def fit_and_predict(tokens: Floats, losses: Floats, final: float) -> float | Non
 
     For each alpha of a grid, E and A follow from linear least squares in closed form; the least squared error wins.
     """
-    if len(tokens) < 3 or not tokens[0] > 0:
+    if len(tokens) < 3 or not tokens[-1] > tokens[0] > 0:
         return None
     scale = float(tokens[-1])
     x = (tokens / scale)[None, :] ** -ALPHAS[:, None]  # [alphas, points]

@@ -21,9 +21,7 @@ from lumina.store import atomic
 from lumina.store.errors import Refusal
 from lumina.store.layout import RunPaths, is_id
 
-COMMAND_KINDS: Final = frozenset(
-    {"intervene", "approve", "reject", "undo", "pause", "unpause", "checkpoint", "stop"}
-)
+COMMAND_KINDS: Final = frozenset({"intervene", "approve", "reject", "undo", "pause", "unpause", "checkpoint", "stop"})
 MAX_COMMAND_BYTES: Final = 65536
 MAX_PER_TAKE: Final = 64
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]")
@@ -48,24 +46,24 @@ class Command:
         return orjson.dumps(asdict(self), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-class Malformed(ValueError):
+class MalformedError(ValueError):
     """A command file that cannot be understood; the text says why."""
 
 
 def parse_command(data: bytes) -> Command:
-    """The command in `data`, or `Malformed`."""
+    """The command in `data`, or `MalformedError`."""
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise Malformed(f"not JSON: {error}") from error
+        raise MalformedError(f"not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise Malformed("not a JSON object")
+        raise MalformedError("not a JSON object")
     unknown = set(document) - set(Command.__dataclass_fields__)
     if unknown:
-        raise Malformed(f"unknown field {sorted(unknown)[0]!r}")
+        raise MalformedError(f"unknown field {sorted(unknown)[0]!r}")
     for name, accepts, meaning in _FIELD_CHECKS:
         if not accepts(document.get(name)):
-            raise Malformed(f"field {name!r} must be {meaning}")
+            raise MalformedError(f"field {name!r} must be {meaning}")
     return Command(**{name: value for name, value in document.items() if value is not None or name in _NULLABLE})
 
 
@@ -194,10 +192,10 @@ class Inbox:
             data = _read_regular(path)
             command = parse_command(data)
             if name != f"{command.id}.json":
-                raise Malformed(f"the file is not named after its id {command.id}")
+                raise MalformedError(f"the file is not named after its id {command.id}")
         except FileNotFoundError:
             return None
-        except (Malformed, OSError) as error:
+        except (MalformedError, OSError) as error:
             self._put_away(name, str(error))
             return None
         if (self._paths.done / name).exists():
@@ -233,9 +231,9 @@ def _read_regular(path: Path) -> bytes:
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise Malformed("not a regular file")
+            raise MalformedError("not a regular file")
         if status.st_size > MAX_COMMAND_BYTES:
-            raise Malformed(f"{status.st_size} bytes; at most {MAX_COMMAND_BYTES} are read")
+            raise MalformedError(f"{status.st_size} bytes; at most {MAX_COMMAND_BYTES} are read")
         return os.read(fd, MAX_COMMAND_BYTES)
     finally:
         os.close(fd)

@@ -1,11 +1,10 @@
 """What the journal says must still happen: proposals that are open, and decisions to repeat after a restart.
 
-It folds journal entries only; it decides nothing and touches no model.
+It folds the journal's entries that are in force; it decides nothing and touches no model.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,25 +12,6 @@ from typing import Any
 from lumina.store.journal import Entry
 
 CHANGES_THE_MODEL = frozenset({"intervene", "approve"})
-
-
-def in_force(entries: Sequence[Entry]) -> list[Entry]:
-    """Entries that hold for the newest segment, in journal order.
-
-    A restart keeps every decision of the segment before it, since it re-runs towards them; a rewind drops the ones
-    journalled after the checkpoint that it went back to (`fork_seq`).
-    """
-    segments = {entry.segment: entry.doc for entry in entries if entry.type == "segment"}
-    limits: dict[str, float] = {}
-    segment = entries[-1].segment if entries else None
-    limit = math.inf
-    while segment is not None and segment not in limits:
-        limits[segment] = limit
-        doc = segments[segment]
-        if doc["cause"] == "rewind":
-            limit = min(limit, doc["fork_seq"])
-        segment = doc["parent"]
-    return [entry for entry in entries if entry.seq <= limits.get(entry.segment, -1)]
 
 
 def answered(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:

@@ -56,6 +56,6 @@ class Saver:
             "reason": reason,
             "segment": session.segment,
             "val_loss": session.state.val_loss,
-            "journal_seq": session.journal.last_seq,
+            "journal_seq": session.journal.entries[-1].seq,
             "fingerprint": session.fingerprint,
         }

@@ -22,11 +22,11 @@ from lumina.hardware import Hardware, PrecisionChoice, choose_precision, choose_
 from lumina.orchestrator import Orchestrator, RunFacts
 from lumina.store.errors import Refusal
 from lumina.store.inbox import Inbox
-from lumina.store.journal import Entry, Journal, read_entries
+from lumina.store.journal import Entry, Journal, entries_on_line
 from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
 from lumina.store.writer import StoreWriter
-from lumina.train.history import Ledger, Replay, answered, in_force
+from lumina.train.history import Ledger, Replay, answered
 from lumina.train.interrupts import Interrupts
 from lumina.train.plan import Plan, make_plan
 from lumina.train.recorder import UNITS, Recorder
@@ -53,7 +53,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     dataset = prepare(config, progress=Progress(writer, interrupts))
     engine = TorchEngine(config, dataset.vocab_size, hardware, precision)
     journal = Journal.open(paths)
-    history = read_entries(paths)
+    history = list(journal.entries)
     loaded = _load(paths, engine, resume, history)
     plan = _plan(config, dataset, history, steps)
     state = TrainState.from_json(loaded[0].meta["trainer"]) if loaded else TrainState()
@@ -69,13 +69,14 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
         "fork_seq": loaded[1].journal_seq if loaded else 0,
         "cause": cause,
         "total_steps": plan.total_steps,
+        "extended": steps is not None or _extended(history) is not None,
         "fingerprint": fingerprint,
     }
     entry = journal.append("segment", segment, state.step, segment, doc)
     writer.entry(entry)
     if cause == "rewind":
         abandon_after(paths.checkpoints, state.step, doc["parent"])
-    held = in_force([*history, entry])
+    held = entries_on_line(journal.entries)
     ledger = Ledger()
     for past in held:
         if past.seq <= doc["fork_seq"]:
@@ -141,17 +142,20 @@ def _load(paths: RunPaths, engine: TorchEngine, resume: str | None,
 
 def _plan(config: Config, dataset: Dataset, history: list[Entry], steps: int | None) -> Plan:
     """The run's length: as asked for now, else as it was in the newest segment, else from the configuration."""
-    earlier = [entry.doc for entry in history if entry.type == "segment"]
     counts = count_parameters(config, dataset.vocab_size)
-    epochs = recommended_epochs(config, counts, dataset.tokens_per_epoch)
-    wanted = steps
-    if wanted is None and earlier and earlier[-1].get("extended"):
-        wanted = earlier[-1]["total_steps"]
+    advice = recommended_epochs(config, counts, dataset.tokens_per_epoch)
+    wanted = steps if steps is not None else _extended(history)
     plan = make_plan(
-        config, sequences_per_epoch=dataset.train.count, automatic_epochs=epochs, steps=wanted
+        config, sequences_per_epoch=dataset.train.count, automatic_epochs=advice.epochs, steps=wanted
     )
     log.info("%s", plan.reason)
     return plan
+
+
+def _extended(history: list[Entry]) -> int | None:
+    """The total that a person gave on an earlier resume, if the newest segment runs on it."""
+    segments = [entry.doc for entry in history if entry.type == "segment"]
+    return segments[-1]["total_steps"] if segments and segments[-1].get("extended") else None
 
 
 def _facts(config: Config, dataset: Dataset, plan: Plan) -> RunFacts:

@@ -76,7 +76,7 @@ class Trainer:
         self._steering = Steering(self._session, self._saver, self._interrupts)
         self._loop = Loop(self._session, self._steering, self._saver)
         self._outcome = "running"
-        self._last: dict[str, Any] = {}
+        
 
     @property
     def step(self) -> int:

@@ -66,7 +66,7 @@ def test_the_evidence_says_what_was_measured():
     assert evidence["threshold"] == 0.65  # dominated: 0.48 of the assignments at top-2 is 96 % of the tokens
     assert evidence["numbers"]["layers"][0]["busiest_expert"] == 3
     assert evidence["numbers"]["layers"][0]["busiest_share"] == pytest.approx(0.48, abs=1e-3)
-    for words in ("layer 0", "0.25", "steps 11 to 40", "of 8 experts", "Expert 3 got 48%", "temperature of 2.3"):
+    for words in ("layer 0", "0.25", "steps 11 to 40", "of 8 experts", "Expert 3 got 48%", "temperature of 2.2"):
         assert words in evidence["summary"]
 
 

@@ -1,0 +1,226 @@
+"""The engine for one device: a plain PyTorch model, fused AdamW, and figures with one host transfer per step.
+
+It knows no run, no schedule and no journal; the learning rate is handed to it.
+"""
+
+# E experts
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lumina.checkpoint import CanonicalState
+from lumina.config import Config
+from lumina.engine.api import EngineDescription, EvalStats, LayerExperts, MicroBatch, StepStats
+from lumina.engine.statistics import StepFigures
+from lumina.hardware import Hardware, PrecisionChoice
+from lumina.model import Transformer
+from lumina.model.mod import DepthRouter
+from lumina.model.moe import LOAD_EMA, MoE
+
+KNOBS = ("routing_temperature", "capacity_factor", "load_balancing_weight", "mod_capacity_factor")
+SEED_STRIDE = 1_000_003
+
+
+class TorchEngine:
+    """`Engine` on one CPU or GPU. On a CPU every step is a pure function of state, batch, rate and thread count."""
+
+    def __init__(self, config: Config, vocab_size: int, hardware: Hardware, precision: PrecisionChoice) -> None:
+        self.config, self.vocab_size, self.precision = config, vocab_size, precision
+        self.device = torch.device(hardware.device)
+        if self.device.type == "cpu":
+            torch.use_deterministic_algorithms(True)
+        self._clip = config.training.gradient_clip_val
+        self._weight_decay = config.training.weight_decay
+        torch.manual_seed(config.training.seed)
+        self._build({})
+        self.model.reset()
+
+    def _build(self, slots: dict[int, int]) -> None:
+        training = self.config.training
+        self.model = Transformer(self.config, self.vocab_size, slots).to(self.device)
+        decayed = [p for p in self.model.parameters() if p.ndim >= 2]
+        plain = [p for p in self.model.parameters() if p.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": self._weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=training.learning_rate,
+            betas=(training.adam_beta1, training.adam_beta2),
+            eps=training.adam_eps,
+            fused=True,
+        )
+
+    # Steps
+
+    def train_step(self, step: int, microbatches: Sequence[MicroBatch], learning_rate: float) -> StepStats:
+        """Forward, backward, clip and update; the gradient is the mean over all labels of all micro-batches."""
+        torch.manual_seed(self.config.training.seed * SEED_STRIDE + step)
+        self.model.train()
+        self.model.knobs.step = step
+        self.set_hparams(learning_rate=learning_rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        labels = sum(int((batch.labels != -100).sum()) for batch in microbatches)
+        figures = StepFigures(self.model)
+        for batch in microbatches:
+            with self._autocast():
+                output = self.model(*self._tensors(batch))
+            auxiliary = output.auxiliary / len(microbatches)
+            total = output.loss_sum / max(1, labels) + auxiliary
+            total.backward()
+            figures.add(output, total)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
+        values = figures.collect(norm)
+        skipped = not (math.isfinite(values.grad_norm) and math.isfinite(values.total_loss))
+        if not skipped:
+            self.optimizer.step()
+            self._follow_load(values.arrays.get("expert_load"))
+        return StepStats(
+            step=step,
+            loss=values.loss_sum / max(1, labels),
+            total_loss=values.total_loss,
+            accuracy=values.correct / max(1, labels),
+            grad_norm=values.grad_norm,
+            learning_rate=learning_rate,
+            tokens=sum(batch.tokens.size for batch in microbatches),
+            skipped=skipped,
+            series=values.series,
+            arrays=values.arrays,
+        )
+
+    @torch.no_grad()
+    def eval_step(self, batch: MicroBatch) -> EvalStats:
+        """Loss sums with causal sampling, and with MoD's top-k choice beside it; nothing is changed."""
+        self.model.eval()
+        sums = []
+        for by_topk in (False, True) if self.config.mod_layers else (False,):
+            for module in self.model.modules():
+                if isinstance(module, DepthRouter):
+                    module.by_topk = by_topk
+            with self._autocast():
+                output = self.model(*self._tensors(batch))
+            sums.append((float(output.loss_sum), int(output.correct), int(output.tokens)))
+        return EvalStats(sums[0][0], sums[-1][0], sums[0][1], sums[0][2])
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.precision.compute_dtype == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def _tensors(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        tokens = torch.from_numpy(np.ascontiguousarray(batch.tokens, dtype=np.int64))
+        labels = torch.from_numpy(np.ascontiguousarray(batch.labels, dtype=np.int64))
+        return tokens.to(self.device), labels.to(self.device)
+
+    def _follow_load(self, load: np.ndarray[Any, Any] | None) -> None:
+        for row, (_, moe) in enumerate(self._moe_layers()):
+            if load is not None:
+                ema = moe.get_buffer("load_ema_E")
+                share = torch.from_numpy(load[row, : len(ema)]).to(ema.device)
+                ema.mul_(LOAD_EMA).add_(share, alpha=1.0 - LOAD_EMA)
+
+    def _moe_layers(self) -> list[tuple[int, MoE]]:
+        return [(index, layer.moe) for index, layer in enumerate(self.model.layers) if isinstance(layer.moe, MoE)]
+
+    # Live values
+
+    def set_hparams(self, **values: float) -> None:
+        """Changes live values. Raises `KeyError` for a name that `get_hparams` does not have."""
+        for name, value in values.items():
+            if name == "learning_rate":
+                for group in self.optimizer.param_groups:
+                    group["lr"] = value
+            elif name == "weight_decay":
+                self._weight_decay = value
+                self.optimizer.param_groups[0]["weight_decay"] = value
+            elif name == "gradient_clip_val":
+                self._clip = value
+            elif name in KNOBS:
+                setattr(self.model.knobs, name, value)
+            else:
+                raise KeyError(name)
+
+    def get_hparams(self) -> dict[str, float | None]:
+        """Live values, read from the model and the optimizer; None where the model has no such thing."""
+        knobs, config = self.model.knobs, self.config
+        moe, mod = bool(config.moe_layers), bool(config.mod_layers)
+        return {
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "weight_decay": self.optimizer.param_groups[0]["weight_decay"],
+            "gradient_clip_val": self._clip,
+            "routing_temperature": knobs.routing_temperature if moe else None,
+            "capacity_factor": knobs.capacity_factor if moe else None,
+            "load_balancing_weight": knobs.load_balancing_weight if moe else None,
+            "mod_capacity_factor": knobs.mod_capacity_factor if mod else None,
+        }
+
+    # State
+
+    def export_state(self) -> CanonicalState:
+        """A copy of everything that later steps depend on."""
+        params = {name: _copy(p) for name, p in self.model.named_parameters()}
+        slots: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
+        steps: dict[str, float] = {}
+        for name, parameter in self.model.named_parameters():
+            state = self.optimizer.state.get(parameter, {})
+            for moment, table in slots.items():
+                table[name] = _copy(state[moment]) if moment in state else torch.zeros_like(params[name])
+            steps[name] = float(state["step"]) if "step" in state else 0.0
+        buffers = {name: _copy(buffer) for name, buffer in self._stored_buffers().items()}
+        meta = {"hparams": self.get_hparams(), "step": self.model.knobs.step}
+        return CanonicalState(params, slots["exp_avg"], slots["exp_avg_sq"], steps, buffers, meta)
+
+    def restore_state(self, state: CanonicalState) -> None:
+        """Takes over a state, whatever number of experts it has."""
+        self.rebuild(state)
+
+    def rebuild(self, state: CanonicalState) -> None:
+        """Builds model and optimizer anew in the shapes of `state` and fills them from it."""
+        slots = {
+            int(name.split(".")[1]): len(tensor) for name, tensor in state.params.items() if name.endswith(".moe.router")
+        }
+        self._build(slots)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(state.params[name])
+                if state.adam_step[name] > 0:
+                    self.optimizer.state[parameter] = {
+                        "step": torch.tensor(state.adam_step[name], dtype=torch.float32, device=self.device),
+                        "exp_avg": state.exp_avg[name].to(self.device, copy=True),
+                        "exp_avg_sq": state.exp_avg_sq[name].to(self.device, copy=True),
+                    }
+            for name, buffer in self._stored_buffers().items():
+                buffer.copy_(state.buffers[name])
+        self.model.knobs.step = int(state.meta["step"])
+        self.set_hparams(**{k: v for k, v in state.meta["hparams"].items() if v is not None})
+        if state.meta["hparams"].get("capacity_factor") is None:
+            self.model.knobs.capacity_factor = None
+
+    def _stored_buffers(self) -> dict[str, Tensor]:
+        return {name: b for name, b in self.model.named_buffers() if name.endswith(("born_E", "load_ema_E"))}
+
+    def describe(self) -> EngineDescription:
+        """The live model's shape; an expert counts as ramping until its ramp is over."""
+        step, ramp = self.model.knobs.step, self.config.moe.expert_ramp_steps
+        experts = {}
+        for index, moe in self._moe_layers():
+            born = moe.get_buffer("born_E")
+            ramping = int(((born >= 0) & (step - born < ramp)).sum())
+            busiest = int(moe.get_buffer("load_ema_E").argmax())
+            experts[index] = LayerExperts(len(born) - ramping, ramping, busiest)
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return EngineDescription(
+            self.config.model.num_layers, self.config.mod_layers, self.config.moe.moe_top_k, parameters, experts
+        )
+
+    def close(self) -> None:
+        """Gives the model's memory back."""
+        self.optimizer.state.clear()
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+

@@ -1,0 +1,52 @@
+"""Output projection and cross-entropy in one pass over chunks of tokens, so that the full logits never exist."""
+
+# N tokens   D hidden   V vocabulary
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK = 1024
+IGNORED = -100
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        weight = weight_VD.to(x_ND.dtype)
+        grad_x = torch.empty_like(x_ND) if needed else None
+        grad_w = torch.zeros_like(weight_VD) if needed else None
+        loss = torch.zeros((), device=x_ND.device)
+        correct = torch.zeros((), device=x_ND.device)
+        for start in range(0, len(x_ND), CHUNK):
+            x, label = x_ND[start : start + CHUNK], label_N[start : start + CHUNK]
+            logit = (x @ weight.t()).float()
+            valid = label != IGNORED
+            target = label.clamp(min=0).unsqueeze(1)
+            total = logit.logsumexp(1, keepdim=True)
+            loss = loss + ((total - logit.gather(1, target)).squeeze(1) * valid).sum()
+            correct = correct + ((logit.argmax(1) == target.squeeze(1)) & valid).sum()
+            if grad_x is not None and grad_w is not None:
+                slope = (logit - total).exp_()
+                slope.scatter_add_(1, target, torch.full_like(target, -1, dtype=slope.dtype))
+                slope = (slope * valid.unsqueeze(1)).to(x.dtype)
+                grad_x[start : start + CHUNK] = slope @ weight
+                grad_w += slope.t() @ x
+        ctx.save_for_backward(grad_x, grad_w)
+        tokens = (label_N != IGNORED).sum().float()
+        ctx.mark_non_differentiable(correct, tokens)
+        return loss, correct, tokens
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        grad_x, grad_w = ctx.saved_tensors
+        return grad_x * grads[0].to(grad_x.dtype), grad_w * grads[0], None
+
+
+def cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed loss (nats) over labels that are not -100, how many were predicted right, and how many there are."""
+    result: tuple[Tensor, Tensor, Tensor] = _ChunkedCrossEntropy.apply(x_ND, weight_VD, label_N)  # type: ignore[no-untyped-call]
+    return result

@@ -1,0 +1,159 @@
+"""The whole model: embedding, layers, output. It returns the loss and a record of what every layer did."""
+
+# B sequences   T tokens   D hidden
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from lumina.config import Config
+from lumina.model.layers import Attention, RMSNorm, Rotary, SwiGLU
+from lumina.model.loss import cross_entropy
+from lumina.model.mod import DepthRouter, ModStats
+from lumina.model.moe import Knobs, MoE, MoEStats
+
+
+@dataclass
+class LayerStats:
+    """What one layer did in one forward pass."""
+
+    moe: MoEStats | None = None
+    mod: ModStats | None = None
+
+
+@dataclass
+class ModelOutput:
+    """Sums over the batch: `loss_sum` in nats over `tokens` labels; `auxiliary` is what the total loss adds to it."""
+
+    loss_sum: Tensor
+    tokens: Tensor
+    correct: Tensor
+    auxiliary: Tensor
+    layers: list[LayerStats] = field(default_factory=list)
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and feed-forward; with MoD only the chosen tokens enter the layer, or its feed-forward."""
+
+    def __init__(self, config: Config, index: int, slots: int, knobs: Knobs) -> None:
+        super().__init__()
+        model = config.model
+        eps, width = model.rms_norm_eps, model.hidden_size
+        self.input_norm = RMSNorm(width, eps)
+        self.attention = Attention(
+            width, model.num_heads, model.num_kv_heads, config.optimization.use_flash_attention is not False
+        )
+        self.post_norm = RMSNorm(width, eps)
+        self.moe = MoE(config.moe, width, model.ffn_size, slots, knobs) if index in config.moe_layers else None
+        self.ffn = SwiGLU(width, model.ffn_size) if self.moe is None else None
+        self.scope = config.mod.mod_scope
+        self.mod = None
+        if index in config.mod_layers:
+            self.mod = DepthRouter(config.mod.mod_routing_type, width, eps, index, knobs, config.training.seed)
+        self.rotary = Rotary(model.head_dim, model.max_position_embeddings, model.rope_theta)
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, LayerStats]:
+        stats = LayerStats()
+        position = torch.arange(x_BTD.shape[1], device=x_BTD.device).unsqueeze(0)
+        if self.mod is None:
+            x_BTD = x_BTD + self._attend(x_BTD, position)
+            return x_BTD + self._feed(x_BTD, stats), stats
+        if self.scope == "ffn":
+            x_BTD = x_BTD + self._attend(x_BTD, position)
+            x_BTD, stats.mod = self.mod(x_BTD, lambda x, _: self._feed(x, stats))
+            return x_BTD, stats
+        x_BTD, stats.mod = self.mod(x_BTD, lambda x, at: self._both(x, at, stats))
+        return x_BTD, stats
+
+    def _both(self, x_BCD: Tensor, position_BC: Tensor, stats: LayerStats) -> Tensor:
+        attended = self._attend(x_BCD, position_BC)
+        return attended + self._feed(x_BCD + attended, stats)
+
+    def _attend(self, x_BTD: Tensor, position_BT: Tensor) -> Tensor:
+        cos, sin = self.rotary(position_BT)
+        y: Tensor = self.attention(self.input_norm(x_BTD), cos, sin)
+        return y
+
+    def _feed(self, x_BTD: Tensor, stats: LayerStats) -> Tensor:
+        normed = self.post_norm(x_BTD)
+        if self.moe is not None:
+            y_ND, stats.moe = self.moe(normed.reshape(-1, normed.shape[-1]))
+            return y_ND.view(x_BTD.shape)
+        assert self.ffn is not None
+        y: Tensor = self.ffn(normed)
+        return y
+
+
+class Transformer(nn.Module):
+    """A decoder-only language model as `config` describes; `slots` overrides the experts of a layer after surgery."""
+
+    def __init__(self, config: Config, vocab_size: int, slots: dict[int, int] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.knobs = Knobs(
+            routing_temperature=config.moe.routing_temperature,
+            capacity_factor=config.moe.capacity_factor,
+            load_balancing_weight=config.moe.load_balancing_weight,
+            mod_capacity_factor=config.mod.mod_capacity_factor,
+        )
+        width, experts = config.model.hidden_size, config.moe.num_experts
+        self.embedding = nn.Parameter(torch.empty(vocab_size, width))
+        self.layers = nn.ModuleList(
+            Layer(config, index, (slots or {}).get(index, experts), self.knobs)
+            for index in range(config.model.num_layers)
+        )
+        self.norm = RMSNorm(width, config.model.rms_norm_eps)
+        self.head = None if config.model.tie_word_embeddings else nn.Parameter(torch.empty(vocab_size, width))
+
+    def reset(self) -> None:
+        """Draws all weights anew from the global generator."""
+        std = self.config.model.initializer_range
+        nn.init.normal_(self.embedding, std=std)
+        if self.head is not None:
+            nn.init.normal_(self.head, std=std)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=std)
+            elif isinstance(module, MoE):
+                module.reset(std, self.config.moe.router_init_bias)
+            elif isinstance(module, DepthRouter):
+                module.reset(std)
+
+    @property
+    def output_weight(self) -> Tensor:
+        return self.embedding if self.head is None else self.head
+
+    def forward(self, token_BT: Tensor, label_BT: Tensor) -> ModelOutput:
+        """Loss sums of a batch. `label_BT` is the next token of each position, or -100 for none."""
+        x_BTD, layers = self._trunk(token_BT)
+        loss, correct, tokens = cross_entropy(
+            x_BTD.reshape(-1, x_BTD.shape[-1]), self.output_weight, label_BT.reshape(-1)
+        )
+        return ModelOutput(loss, tokens, correct, self._auxiliary(layers, loss), layers)
+
+    def logits(self, token_BT: Tensor) -> Tensor:
+        """Logits [B, T, V] of the next token, for generation and comparison."""
+        x_BTD, _ = self._trunk(token_BT)
+        return F.linear(x_BTD, self.output_weight.to(x_BTD.dtype)).float()
+
+    def _trunk(self, token_BT: Tensor) -> tuple[Tensor, list[LayerStats]]:
+        x_BTD = F.embedding(token_BT, self.embedding)
+        layers = []
+        again = self.config.optimization.gradient_checkpointing and self.training
+        for layer in self.layers:
+            x_BTD, stats = checkpoint(layer, x_BTD, use_reentrant=False) if again else layer(x_BTD)
+            layers.append(stats)
+        return self.norm(x_BTD), layers
+
+    def _auxiliary(self, layers: list[LayerStats], like: Tensor) -> Tensor:
+        """Balance loss (mean over layers, weighted) plus the MoD predictors' own loss, which reaches only them."""
+        total = torch.zeros_like(like)
+        balance = [stats.moe.balance_loss for stats in layers if stats.moe is not None]
+        if balance:
+            total = total + self.knobs.load_balancing_weight * torch.stack(balance).mean()
+        predictor = [stats.mod.predictor_loss for stats in layers if stats.mod is not None]
+        return total + torch.stack(predictor).mean() if predictor else total
