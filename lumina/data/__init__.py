@@ -1,0 +1,23 @@
+"""From files to training sequences: sources, validation, tokenizer, packing, loader, and the built-in corpus.
+
+Torch-free; it must not know models, runs or steps: a position in the data is a number of sequences.
+"""
+
+from lumina.data.loader import Batch, Loader
+from lumina.data.prepare import Dataset, SequenceSet, prepare
+from lumina.data.report import DataError, DataReport, FileReport, Issue
+from lumina.data.validate import check_paths, classify_paths
+
+__all__ = [
+    "Batch",
+    "DataError",
+    "DataReport",
+    "Dataset",
+    "FileReport",
+    "Issue",
+    "Loader",
+    "SequenceSet",
+    "check_paths",
+    "classify_paths",
+    "prepare",
+]

@@ -1,0 +1,70 @@
+"""Tokenizers: byte-level BPE trained on the run's own documents, plain bytes, or a given tokenizer.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from lumina.data.report import DataError
+from lumina.data.sources import Document
+
+PAD, BOS, EOS, SEP = "<pad>", "<bos>", "<eos>", "<sep>"
+ROLE_TOKENS = {role: f"<{role}>" for role in ("system", "user", "assistant", "tool")}
+SPECIAL = [PAD, BOS, EOS, SEP, *ROLE_TOKENS.values()]
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE with at most `vocab_size` tokens, the special ones first."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token for each byte, and the special ones."""
+    return train_bpe((), len(SPECIAL) + 256)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer.json, with Lumina's special tokens added where they are missing. Raises `DataError`."""
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception for a bad file
+        raise DataError(f"not a tokenizer.json ({error})", str(path)) from error
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer
+
+
+def encode(tokenizer: Tokenizer, documents: list[Document], mask_user: bool) -> list[tuple[list[int], list[int]]]:
+    """(ids, mask) of each document; mask 0 is a token without loss.
+
+    Text is BOS text EOS. A conversation is BOS, then for each message its role token, its content and SEP, then EOS;
+    with `mask_user` exactly the assistant's words and the SEP that ends them carry loss.
+    """
+    pieces = [[document.text] if document.text else [m.content for m in document.messages] for document in documents]
+    encoded = iter(tokenizer.encode_batch([text for texts in pieces for text in texts], add_special_tokens=False))
+    special = {token: tokenizer.token_to_id(token) for token in SPECIAL}
+    result = []
+    for document in documents:
+        if not document.messages:
+            ids = [special[BOS], *next(encoded).ids, special[EOS]]
+            result.append((ids, [1] * len(ids)))
+            continue
+        ids, mask = [special[BOS]], [0 if mask_user else 1]
+        for message in document.messages:
+            words = next(encoded).ids
+            spoken = 1 if message.role == "assistant" or not mask_user else 0
+            ids += [special[ROLE_TOKENS[message.role]], *words, special[SEP]]
+            mask += [0 if mask_user else 1, *[spoken] * (len(words) + 1)]
+        result.append(([*ids, special[EOS]], [*mask, 0 if mask_user else 1]))
+    return result
