@@ -46,7 +46,8 @@ class LiveControls:
         if layer_idx not in layers:
             listed = ", ".join(str(index) for index in layers) or "none"
             raise Refusal("out_of_range", f"layer {layer_idx} has no experts; layers with experts: {listed}")
-        return layers[layer_idx]
+        found = layers[layer_idx]
+        return ExpertCounts(found.live, found.ramping, found.busiest)
 
     def add_expert(self, layer_idx: int, source_expert: int) -> None:
         state = surgery.add_expert(

@@ -8,6 +8,10 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
 
 from lumina.engine.api import MicroBatch, StepStats
 from lumina.train.evaluate import evaluate
@@ -39,6 +43,8 @@ class Loop:
         self.steering = steering
         self.saver = saver
         self.oversight = Oversight(session, steering)
+        self.newest: dict[str, float] = {}
+        self.newest_arrays: Mapping[str, NDArray[Any]] = {}
 
     def run(self, until: int | None = None) -> str:
         """Trains up to step `until` (the budget by default); returns `finished`, `stopped` or `running`."""
@@ -73,7 +79,9 @@ class Loop:
         state.position += samples
         seconds = time.perf_counter() - started
         series = session.recorder.series(stats, samples=samples, seconds=seconds, waited=waited)
+        self.newest, self.newest_arrays = series, stats.arrays
         session.writer.points(session.segment, state.step, series)
+        session.writer.meta("step", state.step)
         for name, array in stats.arrays.items():
             session.writer.array(session.segment, state.step, name, array)
         self._when_due(stats, series)

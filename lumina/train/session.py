@@ -46,6 +46,11 @@ class Session:
     segment: str
     fingerprint: dict[str, Any]
 
+    @property
+    def validation_sequences(self) -> int:
+        """How many held-out sequences each validation uses."""
+        return min(self.config.training.eval_sequences, self.dataset.validation.count)
+
     def commit(self, type: str, id: str, doc: Mapping[str, Any]) -> Entry:
         """Appends one durable journal entry for the current step; from here on it has happened."""
         entry = self.journal.append(type, self.segment, self.state.step, id, dict(doc))

@@ -195,5 +195,5 @@ def run_overrides(data: Sequence[str | Path] | None, steps: int | None, override
 
 def write_metrics(paths: RunPaths) -> None:
     """Writes the series of the current line to metrics/metrics.json, for people without the database at hand."""
-    series = StoreReader(paths).series(None, max_points=100_000)
+    series = StoreReader(paths).series(None, max_points=None)
     atomic.write_file(paths.metrics / "metrics.json", json.dumps({"series": series}).encode())
