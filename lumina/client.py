@@ -1,0 +1,268 @@
+"""Watch and command a run: what the dashboard, the notebook, the command line and scripts share.
+
+It reads the store and lays commands in the inbox; it never touches a trainer's process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lumina import launch, views
+from lumina.config import Config, load_config
+from lumina.interventions import validate_args
+from lumina.store import inbox
+from lumina.store.errors import Refusal
+from lumina.store.inbox import Command
+from lumina.store.layout import RunPaths, find_run, new_id, run_folders
+from lumina.store.lock import is_locked
+from lumina.store.reader import StoreReader
+
+if TYPE_CHECKING:
+    import polars
+
+POLL_SECONDS = 0.05
+DONE_STATES = frozenset({"finished", "stopped", "failed", "crashed"})
+
+
+@dataclass(frozen=True)
+class Receipt(Mapping[str, Any]):
+    """The trainer's answer to a command; also a mapping with the same keys."""
+
+    id: str
+    kind: str
+    state: str
+    method: str | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+    step: int | None = None
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
+    reason: str | None = None
+    code: str | None = None
+
+    @classmethod
+    def of(cls, doc: Mapping[str, Any]) -> Receipt:
+        return cls(**{f.name: doc[f.name] for f in dataclasses.fields(cls) if f.name in doc})
+
+    def __getitem__(self, name: str) -> Any:
+        return dataclasses.asdict(self)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dataclasses.asdict(self))
+
+    def __len__(self) -> int:
+        return len(dataclasses.fields(self))
+
+
+@dataclass(frozen=True)
+class PendingReceipt:
+    """A command on its way."""
+
+    paths: RunPaths
+    command: Command
+
+    @property
+    def id(self) -> str:
+        return self.command.id
+
+    def wait(self, timeout: float = 30.0, *, check: bool = False) -> Receipt:
+        """The receipt; state `queued` when none came in time.
+
+        With `check`, a receipt that is not verified raises `Refusal` with its code and reason.
+        """
+        deadline = time.monotonic() + timeout
+        receipt = self._read()
+        while receipt is None and time.monotonic() < deadline:
+            alive = is_locked(self.paths)
+            receipt = self._read()
+            if receipt is None and not alive:
+                receipt = self._answer("refused", "not_running", "the trainer ended before it read the command")
+            elif receipt is None:
+                time.sleep(POLL_SECONDS)
+        receipt = receipt or self._answer("queued", None, None)
+        if check and receipt.state != "verified":
+            raise Refusal(receipt.code or "busy", receipt.reason or "no answer yet")
+        return receipt
+
+    def _read(self) -> Receipt | None:
+        doc = inbox.receipt_of(self.paths, self.id)
+        if doc is not None:
+            return Receipt.of(doc)
+        rejected = inbox.rejection_of(self.paths, self.id)
+        return self._answer("refused", "bad_argument", rejected) if rejected is not None else None
+
+    def _answer(self, state: str, code: str | None, reason: str | None) -> Receipt:
+        command = self.command
+        return Receipt(command.id, command.kind, state, command.method, command.args, reason=reason, code=code)
+
+
+class Run:
+    """One run, wherever its trainer is. `via` names the kind of client in receipts and events."""
+
+    def __init__(self, paths: RunPaths, via: str = "api") -> None:
+        self.paths = paths
+        self.via = via
+
+    @property
+    def name(self) -> str:
+        return self.paths.name
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r}, {self.status()['state']})"
+
+    # Watching
+
+    def status(self) -> dict[str, Any]:
+        """What `lumina status --json` prints."""
+        return views.status(self.paths)
+
+    def metrics(self, series: Sequence[str] | None = None, *, all_segments: bool = False) -> polars.DataFrame:
+        """Every point of the current line: a step column and one column per series.
+
+        With `all_segments` a long frame (series, segment, step, value) that has the abandoned stretches, too.
+        """
+        import polars
+
+        found = StoreReader(self.paths).series(series, max_points=None, all_segments=all_segments)
+        if all_segments:
+            schema = {"series": polars.String, "segment": polars.String, "step": polars.Int64, "value": polars.Float64}
+            frames = [
+                polars.DataFrame(
+                    {"series": [name] * len(s["step"]), "segment": s["segment"], "step": s["step"], "value": s["value"]},
+                    schema=schema,
+                )
+                for name, s in found.items()
+            ]
+            return polars.concat(frames) if frames else polars.DataFrame(schema=schema)
+        rows: dict[int, dict[str, Any]] = {}
+        for name, column in found.items():
+            for step, value in zip(column["step"], column["value"], strict=True):
+                rows.setdefault(step, {"step": step})[name] = value
+        schema = {"step": polars.Int64, **dict.fromkeys(found, polars.Float64)}
+        return polars.DataFrame([rows[step] for step in sorted(rows)], schema=schema)
+
+    def proposals(self, state: str | None = "open") -> list[dict[str, Any]]:
+        """Proposals, newest first; `state` None gives all."""
+        queue = views.queue(self.paths)
+        listed = queue["open"] + queue["recent"]
+        return [p for p in listed if state is None or p["state"] == state]
+
+    def events(self, after: int = 0, limit: int = 60) -> list[dict[str, Any]]:
+        return views.events(self.paths, after, limit)
+
+    def experts(self) -> dict[str, Any] | None:
+        return views.experts(self.paths)
+
+    def depth(self) -> dict[str, Any] | None:
+        return views.depth(self.paths)
+
+    # Commanding
+
+    def approve(self, id: str, **args: Any) -> PendingReceipt:
+        """Approves a proposal, with arguments changed as given."""
+        proposal = next((p for p in self.proposals(None) if p["id"] == id), None)
+        if proposal is None:
+            raise Refusal("not_found", f"run {self.name!r} has no proposal {id!r}")
+        validate_args(proposal["method"], {**proposal["args"], **args})
+        return self._send("approve", proposal=id, args=args)
+
+    def reject(self, id: str, why: str | None = None) -> PendingReceipt:
+        return self._send("reject", proposal=id, args={"why": why})
+
+    def intervene(self, method: str, **args: Any) -> PendingReceipt:
+        """Triggers an intervention by hand. Raises `Refusal` naming the allowed range before anything is sent."""
+        return self._send("intervene", method=method, args=validate_args(method, args))
+
+    def pause(self) -> PendingReceipt:
+        return self._send("pause")
+
+    def unpause(self) -> PendingReceipt:
+        return self._send("unpause")
+
+    def checkpoint(self) -> PendingReceipt:
+        return self._send("checkpoint")
+
+    def stop(self) -> PendingReceipt:
+        return self._send("stop")
+
+    def resume(self, from_: str | int = "latest", steps: int | None = None) -> Run:
+        """Starts the trainer again from a checkpoint; `steps` is the new total and extends a finished run."""
+        status = self.status()
+        if status["state"] == "finished" and steps is None and from_ == "latest":
+            raise Refusal("bad_argument", f"run {self.name!r} is finished at step {status['step']}; give --steps, the new total")
+        if steps is not None and steps <= (status["step"] or 0) and from_ == "latest":
+            raise Refusal("bad_argument", f"--steps {steps} is the new total, and the run is at step {status['step']} already")
+        launch.spawn(self.paths, resume=str(from_), steps=steps)
+        return self
+
+    def wait(self, timeout: float | None = None) -> str:
+        """Waits until the run has ended and returns its state; after `timeout` seconds, the state it is in."""
+        deadline = time.monotonic() + timeout if timeout is not None else None
+        while is_locked(self.paths):
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+            time.sleep(POLL_SECONDS * 4)
+        return str(self.status()["state"])
+
+    def _send(self, kind: str, *, method: str | None = None, args: Mapping[str, Any] | None = None,
+              proposal: str | None = None) -> PendingReceipt:  # fmt: skip
+        if not is_locked(self.paths):
+            raise Refusal("not_running", f"run {self.name!r} is {self.status()['state']}; nothing reads its commands")
+        author = {"name": getpass.getuser(), "via": self.via}
+        command = Command(new_id(), kind, method, dict(args or {}), proposal, author)
+        inbox.send(self.paths, command)
+        return PendingReceipt(self.paths, command)
+
+
+def start(preset: str | Path | Config = "debug", data: Sequence[str | Path] | None = None, name: str | None = None,
+          steps: int | None = None, directory: str | Path = "experiments", autonomy: str | None = None,
+          via: str = "api", **overrides: Any) -> Run:  # fmt: skip
+    """Starts a run in a process of its own and returns at once.
+
+    Configuration and data are checked before anything is written. Raises `ConfigError`, `DataError` or `Refusal`.
+    """
+    from lumina.data import check_paths
+
+    config = preset if isinstance(preset, Config) else load_config(preset, run_overrides(data, steps, autonomy, overrides))
+    paths = [*config.data.base_paths, *config.data.finetuning_paths]
+    paths += [*config.data.base_eval_paths, *config.data.finetuning_eval_paths]
+    check_paths(paths, max_bad_fraction=config.data.max_bad_fraction)
+    run = launch.create_run(config, name or launch.free_name(directory, config.preset or "run"), directory)
+    launch.spawn(run)
+    return Run(run, via)
+
+
+def run_overrides(data: Sequence[str | Path] | None, steps: int | None, autonomy: str | None,
+                  overrides: Mapping[str, Any]) -> dict[str, Any]:  # fmt: skip
+    """Keyword arguments as configuration overrides; data paths are sorted into base text and conversations."""
+    from lumina.data import classify_paths
+
+    merged = dict(overrides)
+    if data:
+        base, finetuning = classify_paths(data)
+        merged["data.base_paths"] = [str(path.resolve()) for path in base]
+        merged["data.finetuning_paths"] = [str(path.resolve()) for path in finetuning]
+    if steps is not None:
+        merged["training.max_steps"] = steps
+    if autonomy is not None:
+        merged["orchestrator.autonomy"] = autonomy
+    return merged
+
+
+def attach(name: str | Path, directory: str | Path = "experiments", via: str = "api") -> Run:
+    """The run of that name, or in that folder, whether its trainer lives or not. Raises `Refusal` (not_found)."""
+    return Run(find_run(name, directory), via)
+
+
+def list_runs(directory: str | Path = "experiments") -> list[dict[str, Any]]:
+    """Name, state, step and newest loss of every run under `directory`."""
+    listed = []
+    for paths in run_folders(directory):
+        status = views.status(paths)
+        listed.append({key: status[key] for key in ("name", "state", "step", "total_steps", "loss", "phase", "created")})
+    return listed

@@ -1,0 +1,11 @@
+"""View-models: the store as JSON-able dictionaries. The command line, the live route and the widget show these.
+
+They read and never decide; anything a screen needs that is missing here belongs here, not in the screen.
+"""
+
+from lumina.views.catalogue import catalogue
+from lumina.views.live import live
+from lumina.views.panels import budget, depth, events, experts, marks, queue, series
+from lumina.views.status import status
+
+__all__ = ["budget", "catalogue", "depth", "events", "experts", "live", "marks", "queue", "series", "status"]

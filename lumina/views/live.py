@@ -1,0 +1,49 @@
+"""Everything that a live screen shows, as what is new since its cursor: one request a second carries it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from lumina.store.layout import RunPaths
+from lumina.views import panels
+from lumina.views.status import status
+
+SERIES = (
+    "loss", "loss_rolling", "val_loss", "val_perplexity", "learning_rate", "grad_norm", "throughput",
+    "moe.routing_entropy", "moe.load_entropy", "moe.drop_fraction", "mod.average_depth",
+)  # fmt: skip
+
+
+def live(paths: RunPaths, cursor: str | None = None) -> dict[str, Any]:
+    """Status and every panel; series and events only beyond `cursor`, all of them when `full`."""
+    seen = _decode(cursor)
+    delta = panels.series(paths, SERIES, seen.get("series"))
+    after = 0 if delta["full"] else int(seen.get("event", 0))
+    news = panels.events(paths, after)
+    last = news[-1]["id"] if news else after
+    now = status(paths)
+    return {
+        "run": paths.name,
+        "state": now["state"],
+        "full": delta["full"],
+        "series": delta["series"],
+        "status": now,
+        "experts": panels.experts(paths),
+        "depth": panels.depth(paths),
+        "budget": panels.budget(paths),
+        "queue": panels.queue(paths),
+        "marks": panels.marks(paths),
+        "receipts": panels.receipts(paths),
+        "events": news,
+        "cursor": orjson.dumps({"series": delta["cursor"], "event": last}).decode(),
+    }
+
+
+def _decode(cursor: str | None) -> dict[str, Any]:
+    try:
+        document = orjson.loads(cursor or "{}")
+    except orjson.JSONDecodeError:
+        return {}
+    return document if isinstance(document, dict) and isinstance(document.get("event", 0), int) else {}

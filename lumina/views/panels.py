@@ -1,0 +1,102 @@
+"""One view-model for each thing a screen shows: series, experts, depth, budget, proposals, marks, events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lumina.store.journal import entries_on_line, read_entries
+from lumina.store.layout import RunPaths
+from lumina.store.reader import Row, StoreReader
+
+RECENT_PROPOSALS = 20
+
+
+def series(paths: RunPaths, names: Sequence[str] | None, cursor: str | None = None, max_points: int = 2000) -> dict[str, Any]:
+    """What is new since `cursor`; `full` means that it is everything and older figures are void."""
+    delta = StoreReader(paths).delta(names, cursor, max_points)
+    return {"cursor": delta.cursor, "full": delta.full, "series": delta.series}
+
+
+def experts(paths: RunPaths) -> dict[str, Any] | None:
+    """Load of every expert in multiples of its fair share (1.0 is balanced); None before the first step."""
+    reader = StoreReader(paths)
+    found, live = reader.array("expert_load"), reader.array("expert_live")
+    if found is None:
+        return None
+    step, load = found
+    alive = live[1] if live is not None else np.ones_like(load)
+    fair = np.maximum(1.0, alive.sum(axis=1, keepdims=True))
+    layers = (reader.meta().get("layers") or {}).get("moe") or list(range(len(load)))
+    return {
+        "step": step,
+        "layers": layers,
+        "load": np.round(load * fair, 4).tolist(),
+        "live": (alive > 0).tolist(),
+    }
+
+
+def depth(paths: RunPaths) -> dict[str, Any] | None:
+    """Share of tokens that take each layer; None before the first step or without Mixture of Depths."""
+    reader = StoreReader(paths)
+    found = reader.array("depth")
+    if found is None:
+        return None
+    mod = (reader.meta().get("layers") or {}).get("mod") or []
+    return {
+        "step": found[0],
+        "usage": np.round(found[1].astype(float), 4).tolist(),
+        "mean": float(found[1].mean()),
+        "mod_layers": mod,
+    }
+
+
+def budget(paths: RunPaths) -> dict[str, Any]:
+    """Progress toward the compute-optimal number of tokens, and when it is reached at this speed."""
+    reader = StoreReader(paths)
+    facts = dict(reader.meta().get("chinchilla") or {})
+    newest = reader.latest(["tokens", "throughput"])
+    seen = newest.get("tokens", (0, None))[1]
+    speed = newest.get("throughput", (0, None))[1]
+    optimal = facts.get("tokens_optimal")
+    if seen is not None and optimal:
+        facts.update(tokens_seen=seen, progress=seen / optimal)
+        facts["eta_s"] = max(0.0, optimal - seen) / speed if speed else None
+    return facts
+
+
+def queue(paths: RunPaths) -> dict[str, Any]:
+    """Open proposals and the most recent decided ones, newest first."""
+    rows = [_proposal(row) for row in StoreReader(paths).proposals()]
+    waiting = [row for row in rows if row["state"] == "open"]
+    return {"open": waiting, "recent": [row for row in rows if row["state"] != "open"][:RECENT_PROPOSALS]}
+
+
+def _proposal(row: Row) -> dict[str, Any]:
+    return {**row.doc, "id": row.id, "step": row.doc.get("step", row.step), "state": row.state}
+
+
+def marks(paths: RunPaths) -> list[dict[str, Any]]:
+    """Interventions that were applied on the current line, oldest first."""
+    effects = {row.id: row.doc for row in StoreReader(paths).effects()}
+    found = []
+    for entry in entries_on_line(read_entries(paths)):
+        if entry.type == "applied" and entry.doc.get("kind") in ("intervene", "approve"):
+            keys = ("method", "args", "before", "after", "state", "author", "proposal")
+            fields = {key: entry.doc.get(key) for key in keys}
+            found.append({"id": entry.id, "step": entry.step, **fields, "effect": effects.get(entry.id or "")})
+    return found
+
+
+def receipts(paths: RunPaths, limit: int = 20) -> list[dict[str, Any]]:
+    """The newest receipts, newest first."""
+    return [{**row.doc, "id": row.id, "state": row.state} for row in StoreReader(paths).receipts(limit)]
+
+
+def events(paths: RunPaths, after: int = 0, limit: int = 60) -> list[dict[str, Any]]:
+    """The newest `limit` events after id `after`, oldest first."""
+    rows = StoreReader(paths).events(after, limit)
+    keys = ("at", "kind", "message")
+    return [{"id": r.id, "step": r.step, "level": r.state, **{k: r.doc.get(k) for k in keys}} for r in rows]
