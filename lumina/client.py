@@ -133,7 +133,12 @@ class Run:
             schema = {"series": polars.String, "segment": polars.String, "step": polars.Int64, "value": polars.Float64}
             frames = [
                 polars.DataFrame(
-                    {"series": [name] * len(s["step"]), "segment": s["segment"], "step": s["step"], "value": s["value"]},
+                    {
+                        "series": [name] * len(s["step"]),
+                        "segment": s["segment"],
+                        "step": s["step"],
+                        "value": s["value"],
+                    },
                     schema=schema,
                 )
                 for name, s in found.items()
@@ -194,9 +199,13 @@ class Run:
         """Starts the trainer again from a checkpoint; `steps` is the new total and extends a finished run."""
         status = self.status()
         if status["state"] == "finished" and steps is None and from_ == "latest":
-            raise Refusal("bad_argument", f"run {self.name!r} is finished at step {status['step']}; give --steps, the new total")
+            raise Refusal(
+                "bad_argument", f"run {self.name!r} is finished at step {status['step']}; give --steps, the new total"
+            )
         if steps is not None and steps <= (status["step"] or 0) and from_ == "latest":
-            raise Refusal("bad_argument", f"--steps {steps} is the new total, and the run is at step {status['step']} already")
+            raise Refusal(
+                "bad_argument", f"--steps {steps} is the new total, and the run is at step {status['step']} already"
+            )
         launch.spawn(self.paths, resume=str(from_), steps=steps)
         return self
 
@@ -228,7 +237,9 @@ def start(preset: str | Path | Config = "debug", data: Sequence[str | Path] | No
     """
     from lumina.data import check_paths
 
-    config = preset if isinstance(preset, Config) else load_config(preset, run_overrides(data, steps, autonomy, overrides))
+    config = (
+        preset if isinstance(preset, Config) else load_config(preset, run_overrides(data, steps, autonomy, overrides))
+    )
     paths = [*config.data.base_paths, *config.data.finetuning_paths]
     paths += [*config.data.base_eval_paths, *config.data.finetuning_eval_paths]
     check_paths(paths, max_bad_fraction=config.data.max_bad_fraction)
@@ -264,5 +275,7 @@ def list_runs(directory: str | Path = "experiments") -> list[dict[str, Any]]:
     listed = []
     for paths in run_folders(directory):
         status = views.status(paths)
-        listed.append({key: status[key] for key in ("name", "state", "step", "total_steps", "loss", "phase", "created")})
+        listed.append(
+            {key: status[key] for key in ("name", "state", "step", "total_steps", "loss", "phase", "created")}
+        )
     return listed

@@ -137,5 +137,3 @@ def _gradio_page(settings: Settings) -> FastAPI:
     from lumina_app.pages.main import mount  # imports gradio: seconds
 
     return mount(FastAPI(docs_url=None, redoc_url=None, openapi_url=None), settings.directory)
-
-

@@ -34,7 +34,11 @@ def register(commands: Commands) -> None:
         "plan",
         show_plan,
         "count what a configuration takes: parameters, FLOPs, memory, tokens",
-        examples=("lumina plan b1", "lumina plan debug --set moe.num_experts=16 --tokens 2_000_000", "lumina plan b7 --json"),
+        examples=(
+            "lumina plan b1",
+            "lumina plan debug --set moe.num_experts=16 --tokens 2_000_000",
+            "lumina plan b7 --json",
+        ),
     )
     plan.add_argument("preset", metavar="PRESET", help="a preset or a YAML file")
     add_settings(plan)
@@ -50,7 +54,20 @@ def show_presets(args: argparse.Namespace) -> int:
     if args.json:
         print_json([dataclasses.asdict(row) for row in rows])
         return 0
-    headers = ("preset", "active", "total", "memory", "hidden", "layers", "heads", "kv", "experts", "top-k", "mod", "hardware")
+    headers = (
+        "preset",
+        "active",
+        "total",
+        "memory",
+        "hidden",
+        "layers",
+        "heads",
+        "kv",
+        "experts",
+        "top-k",
+        "mod",
+        "hardware",
+    )
     shown = [
         (
             row.name,
@@ -134,7 +151,10 @@ def _rows(plan: dict[str, Any]) -> list[tuple[str, Any]]:
         ("  attention", number(parameters["attention"])),
         ("  feed-forward", number(parameters["feed_forward"])),
         ("  routers and norms", number(parameters["router"] + parameters["depth_router"] + parameters["norm"])),
-        ("FLOPs per token", f"{short(flops['total'])} (forward {short(flops['forward'])}, backward {short(flops['backward'])})"),
+        (
+            "FLOPs per token",
+            f"{short(flops['total'])} (forward {short(flops['forward'])}, backward {short(flops['backward'])})",
+        ),
     ]
     for name, use in plan["memory_bytes"].items():
         detail = ", ".join(f"{part} {size(use[part])}" for part in ("weights", "gradients", "optimizer", "activations"))

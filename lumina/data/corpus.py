@@ -11,12 +11,53 @@ from collections.abc import Callable, Iterator
 
 from lumina.data.sources import Document, Message
 
-NAMES = "Mira Tomas Ada Lev Nia Oskar Juno Pavel Sana Hugo Lina Emil Rosa Ivan Wren Theo".split()
-ANIMALS = "fox owl otter heron badger sparrow hare turtle cat goat".split()
-PLACES = "the old mill|the river bank|a quiet harbour|the stone bridge|the market square|a hill of pines".split("|")
-THINGS = "a brass key|a blue lantern|a folded map|a wooden flute|a jar of honey|a torn letter".split("|")
-MOODS = "glad tired curious brave lonely proud worried calm".split()
-KEYS = "amber birch cedar dune ember fjord grove heath iris jade kelp lark moss nectar opal pine".split()
+NAMES = [
+    "Mira",
+    "Tomas",
+    "Ada",
+    "Lev",
+    "Nia",
+    "Oskar",
+    "Juno",
+    "Pavel",
+    "Sana",
+    "Hugo",
+    "Lina",
+    "Emil",
+    "Rosa",
+    "Ivan",
+    "Wren",
+    "Theo",
+]
+ANIMALS = ["fox", "owl", "otter", "heron", "badger", "sparrow", "hare", "turtle", "cat", "goat"]
+PLACES = [
+    "the old mill",
+    "the river bank",
+    "a quiet harbour",
+    "the stone bridge",
+    "the market square",
+    "a hill of pines",
+]
+THINGS = ["a brass key", "a blue lantern", "a folded map", "a wooden flute", "a jar of honey", "a torn letter"]
+MOODS = ["glad", "tired", "curious", "brave", "lonely", "proud", "worried", "calm"]
+KEYS = [
+    "amber",
+    "birch",
+    "cedar",
+    "dune",
+    "ember",
+    "fjord",
+    "grove",
+    "heath",
+    "iris",
+    "jade",
+    "kelp",
+    "lark",
+    "moss",
+    "nectar",
+    "opal",
+    "pine",
+]
 PAIRS = ("()", "[]", "{}", "<>")
 
 

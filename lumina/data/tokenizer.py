@@ -39,7 +39,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """A tokenizer.json, with Lumina's special tokens added where they are missing. Raises `DataError`."""
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception for a bad file
+    except Exception as error:
         raise DataError(f"not a tokenizer.json ({error})", str(path)) from error
     tokenizer.add_special_tokens(SPECIAL)
     return tokenizer

@@ -179,7 +179,9 @@ class TorchEngine:
     def rebuild(self, state: CanonicalState) -> None:
         """Builds model and optimizer anew in the shapes of `state` and fills them from it."""
         slots = {
-            int(name.split(".")[1]): len(tensor) for name, tensor in state.params.items() if name.endswith(".moe.router")
+            int(name.split(".")[1]): len(tensor)
+            for name, tensor in state.params.items()
+            if name.endswith(".moe.router")
         }
         self._build(slots)
         with torch.no_grad():
@@ -222,5 +224,3 @@ class TorchEngine:
 
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True)
-
-

@@ -19,7 +19,9 @@ ACTIONS: dict[str, type[Intervention]] = {
 }
 
 QUERIES = (
-    Declaration("get_current_metrics", "query", "Loss, rate, gradient norm, throughput of now.", Risk.ROUTINE, "nothing"),
+    Declaration(
+        "get_current_metrics", "query", "Loss, rate, gradient norm, throughput of now.", Risk.ROUTINE, "nothing"
+    ),
     Declaration("get_expert_statistics", "query", "Utilisation, entropy, balance, drops.", Risk.ROUTINE, "nothing"),
     Declaration("get_mod_statistics", "query", "Capacity, depth, tokens, compute savings.", Risk.ROUTINE, "nothing"),
 )

@@ -70,7 +70,7 @@ class MoE(nn.Module):
             with torch.no_grad():
                 self.router_bias[: len(values)] = values
 
-    def offset_E(self) -> Tensor:
+    def logit_offset(self) -> Tensor:
         """Logit offset of each expert at the current step: 0 for old ones, -inf for one that is not live yet."""
         born = self.get_buffer("born_E")
         age = (self.knobs.step - born).clamp(max=self.ramp).float()
@@ -78,31 +78,31 @@ class MoE(nn.Module):
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, MoEStats]:
         with torch.autocast(x_ND.device.type, enabled=False):
-            offset_E = self.offset_E()
+            offset_E = self.logit_offset()
             logit_NE = F.linear(x_ND.float(), self.router, self.router_bias) / self.knobs.routing_temperature
             probability_NE = (logit_NE + offset_E).softmax(-1)
             weight_NK, expert_NK = probability_NE.topk(self.top_k, dim=-1)
             weight_NK = weight_NK / weight_NK.sum(-1, keepdim=True)
-        order_M, kept_M, count_E, dropped = self._dispatch(expert_NK, torch.isfinite(offset_E).sum())
-        y_ND = self._combine(x_ND, weight_NK, order_M, kept_M, count_E)
+        kept_M, count_E, dropped = self._dispatch(expert_NK, torch.isfinite(offset_E).sum())
+        y_ND = self._combine(x_ND, weight_NK, kept_M, count_E)
         return y_ND, self._statistics(probability_NE, expert_NK, offset_E, dropped)
 
-    def _dispatch(self, expert_NK: Tensor, live: Tensor) -> tuple[Tensor, Tensor, list[int], Tensor]:
+    def _dispatch(self, expert_NK: Tensor, live: Tensor) -> tuple[Tensor, list[int], Tensor]:
         """Assignments sorted by expert (first choices first), which of them fit, and how many each expert takes."""
         flat_M = expert_NK.t().reshape(-1)
         _, order_M = flat_M.sort(stable=True)
         count_E = F.one_hot(flat_M, self.router.shape[0]).sum(0)
         factor = self.knobs.capacity_factor
         if not self.training or factor is None:
-            return order_M, order_M, count_E.tolist(), torch.zeros((), device=flat_M.device)
+            return order_M, count_E.tolist(), torch.zeros((), device=flat_M.device)
         capacity = math.ceil(factor * len(flat_M) / int(live))
         start_E = count_E.cumsum(0) - count_E
         rank_M = torch.arange(len(flat_M), device=flat_M.device) - start_E.index_select(0, flat_M[order_M])
         fits_M = rank_M < capacity
         taken_E = count_E.clamp(max=capacity)
-        return order_M, order_M[fits_M], taken_E.tolist(), (count_E - taken_E).sum().float()
+        return order_M[fits_M], taken_E.tolist(), (count_E - taken_E).sum().float()
 
-    def _combine(self, x_ND: Tensor, weight_NK: Tensor, order_M: Tensor, kept_M: Tensor, count_E: list[int]) -> Tensor:
+    def _combine(self, x_ND: Tensor, weight_NK: Tensor, kept_M: Tensor, count_E: list[int]) -> Tensor:
         tokens = x_ND.shape[0]
         token_M = kept_M % tokens
         gate_M = weight_NK.t().reshape(-1).index_select(0, kept_M)

@@ -61,7 +61,9 @@ class Oversight:
             return
         doc = {**proposal.to_json(), "state": "open"}
         autonomy = session.config.orchestrator.autonomy
-        log.info("proposal %s: %s %s (confidence %.2f)", proposal.id, proposal.method, proposal.args, proposal.confidence)
+        log.info(
+            "proposal %s: %s %s (confidence %.2f)", proposal.id, proposal.method, proposal.args, proposal.confidence
+        )
         if autonomy == "observe":
             session.event("info", "observe", f"would propose {proposal.method} {proposal.args}: {summary(doc)}")
             return

@@ -145,9 +145,7 @@ def _plan(config: Config, dataset: Dataset, history: list[Entry], steps: int | N
     counts = count_parameters(config, dataset.vocab_size)
     advice = recommended_epochs(config, counts, dataset.tokens_per_epoch)
     wanted = steps if steps is not None else _extended(history)
-    plan = make_plan(
-        config, sequences_per_epoch=dataset.train.count, automatic_epochs=advice.epochs, steps=wanted
-    )
+    plan = make_plan(config, sequences_per_epoch=dataset.train.count, automatic_epochs=advice.epochs, steps=wanted)
     log.info("%s", plan.reason)
     return plan
 
@@ -189,7 +187,9 @@ def _tell(session: Session, hardware: Hardware, precision: PrecisionChoice, thre
     counts = count_parameters(config, session.dataset.vocab_size)
     flops = flops_per_token(config, config.sequence_length, session.dataset.vocab_size)
     writer.declare_series(UNITS)
-    writer.meta("run", {"name": session.paths.root.name, "preset": config.preset, "autonomy": config.orchestrator.autonomy})
+    writer.meta(
+        "run", {"name": session.paths.root.name, "preset": config.preset, "autonomy": config.orchestrator.autonomy}
+    )
     writer.meta("segment", session.segment)
     writer.meta("total_steps", session.plan.total_steps)
     writer.meta("total_steps_reason", session.plan.reason)

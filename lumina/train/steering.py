@@ -236,6 +236,8 @@ class Steering:
         action = build(doc["method"], doc["args"])
         _, after = self._apply(action, doc.get("resolved") or {})
         if after != doc["after"]:
-            raise Refusal("verify_failed", f"re-applying {doc['method']} of step {entry.step} gave {after}, not {doc['after']}")
+            raise Refusal(
+                "verify_failed", f"re-applying {doc['method']} of step {entry.step} gave {after}, not {doc['after']}"
+            )
         self.saver.changes += 1
         self.session.event("info", "restart", f"{doc['method']} re-applied as at step {entry.step}")

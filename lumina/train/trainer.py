@@ -8,11 +8,12 @@ from __future__ import annotations
 import getpass
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lumina.client import run_overrides
 from lumina.config import Config, load_config
 from lumina.launch import create_run
 from lumina.store import atomic
@@ -48,13 +49,15 @@ class Trainer:
 
         Raises `ConfigError`, `DataError`, or `Refusal` (name_taken, locked).
         """
-        config = preset if isinstance(preset, Config) else load_config(preset, run_overrides(data, steps, overrides))
+        config = (
+            preset if isinstance(preset, Config) else load_config(preset, run_overrides(data, steps, None, overrides))
+        )
         self._open(create_run(config, name, Path(directory)))
 
     @classmethod
     def open(cls, paths: RunPaths, *, lock: RunLock | None = None, writer: StoreWriter | None = None,
              resume: str | None = None, steps: int | None = None, signals: bool = False) -> Trainer:  # fmt: skip
-        """A trainer for a run directory that exists; `resume` is None for a new run, else latest, best_val or a step."""
+        """A trainer for an existing run directory; `resume` is None for a new run, else latest, best_val or a step."""
         trainer = cls.__new__(cls)
         trainer._open(paths, lock=lock, writer=writer, resume=resume, steps=steps, signals=signals)
         return trainer
@@ -76,7 +79,6 @@ class Trainer:
         self._steering = Steering(self._session, self._saver, self._interrupts)
         self._loop = Loop(self._session, self._steering, self._saver)
         self._outcome = "running"
-        
 
     @property
     def step(self) -> int:
@@ -110,7 +112,9 @@ class Trainer:
     def __enter__(self) -> Trainer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     # The source document's methods
@@ -177,20 +181,6 @@ class Trainer:
     def _array(self, name: str) -> list[Any] | None:
         array = self._loop.newest_arrays.get(name)
         return None if array is None else array.tolist()
-
-
-def run_overrides(data: Sequence[str | Path] | None, steps: int | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments as configuration overrides; data paths are sorted into base text and conversations."""
-    from lumina.data import classify_paths
-
-    merged = dict(overrides)
-    if data:
-        base, finetuning = classify_paths([Path(path) for path in data])
-        merged["data.base_paths"] = [str(path) for path in base]
-        merged["data.finetuning_paths"] = [str(path) for path in finetuning]
-    if steps is not None:
-        merged["training.max_steps"] = steps
-    return merged
 
 
 def write_metrics(paths: RunPaths) -> None:

@@ -14,7 +14,9 @@ from lumina.store.reader import Row, StoreReader
 RECENT_PROPOSALS = 20
 
 
-def series(paths: RunPaths, names: Sequence[str] | None, cursor: str | None = None, max_points: int = 2000) -> dict[str, Any]:
+def series(
+    paths: RunPaths, names: Sequence[str] | None, cursor: str | None = None, max_points: int = 2000
+) -> dict[str, Any]:
     """What is new since `cursor`; `full` means that it is everything and older figures are void."""
     delta = StoreReader(paths).delta(names, cursor, max_points)
     return {"cursor": delta.cursor, "full": delta.full, "series": delta.series}

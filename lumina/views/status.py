@@ -11,9 +11,19 @@ from lumina.store.lock import is_locked
 from lumina.store.reader import StoreReader
 
 LIVE_STATES = frozenset({"starting", "running", "paused", "stopping"})
-NEWEST = ("loss", "loss_rolling", "val_loss", "learning_rate", "grad_norm", "throughput", "tokens", "perplexity", "accuracy",
-          "val_perplexity", "step_seconds", "memory_rss")  # fmt: skip
-CHINCHILLA = ("tokens_seen", "tokens_optimal", "progress", "basis", "convergence_score", "phase", "predicted_final_loss")
+NEWEST = (
+    "loss", "loss_rolling", "val_loss", "learning_rate", "grad_norm", "throughput", "tokens", "perplexity", "accuracy",
+    "val_perplexity", "step_seconds", "memory_rss",
+)  # fmt: skip
+CHINCHILLA = (
+    "tokens_seen",
+    "tokens_optimal",
+    "progress",
+    "basis",
+    "convergence_score",
+    "phase",
+    "predicted_final_loss",
+)
 RECENT_STEPS = 30
 
 

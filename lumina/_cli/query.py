@@ -1,0 +1,98 @@
+"""Commands that only read: runs, status, interventions, metrics."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from lumina._cli.control import open_run
+from lumina._cli.output import print_json, say, table
+from lumina._cli.parsing import Commands, add_directory, add_json, add_run
+
+
+def register(commands: Commands) -> None:
+    """Add the four commands."""
+    runs = commands.add("runs", list_runs, "list the runs of a folder")
+    add_directory(runs)
+    add_json(runs)
+    status = commands.add("status", show_status, "show the state of a run", examples=("lumina status first --json",))
+    add_run(status)
+    add_json(status)
+    methods = commands.add("interventions", show_interventions, "list what can be changed in a live run")
+    add_json(methods)
+    metrics = commands.add(
+        "metrics",
+        show_metrics,
+        "print the series of a run",
+        examples=("lumina metrics first --series loss,val_loss --csv",),
+    )
+    add_run(metrics)
+    add_json(metrics)
+    metrics.add_argument("--series", metavar="NAME,...", help="default: all")
+    metrics.add_argument("--csv", action="store_true", help="comma-separated values (the default)")
+    metrics.add_argument("--all-segments", action="store_true", help="abandoned stretches, too")
+
+
+def list_runs(args: argparse.Namespace) -> int:
+    """Every run under --dir."""
+    from lumina.client import list_runs
+
+    found = list_runs(args.dir)
+    if args.json:
+        print_json(found)
+    else:
+        rows = [(run["name"], run["state"], run["step"], run["total_steps"], _figure(run["loss"])) for run in found]
+        say(table(("run", "state", "step", "of", "loss"), rows))
+    return 0
+
+
+def show_status(args: argparse.Namespace) -> int:
+    """The documented fields."""
+    status = open_run(args).status()
+    if args.json:
+        print_json(status)
+        return 0
+    for name, value in status.items():
+        if isinstance(value, dict):
+            value = ", ".join(
+                f"{key} {_figure(item)}" for key, item in value.items() if not isinstance(item, (dict, list))
+            )
+        if value not in (None, ""):
+            say(f"{name:20} {_figure(value)}")
+    return 0
+
+
+def show_interventions(args: argparse.Namespace) -> int:
+    """The catalogue."""
+    from lumina import interventions
+
+    listed = interventions.catalogue().values()
+    if args.json:
+        print_json([declaration.to_json() for declaration in listed])
+        return 0
+    rows = []
+    for method in listed:
+        arguments = ", ".join(f"{arg.name} ({arg.allowed()})" for arg in method.args)
+        state = method.kind if method.available else "not available yet"
+        rows.append((method.method, state, arguments, method.doc.splitlines()[0]))
+    say(table(("method", "kind", "arguments", "what it does"), rows))
+    return 0
+
+
+def show_metrics(args: argparse.Namespace) -> int:
+    """Series of the current line, as CSV or JSON."""
+    run = open_run(args)
+    names = args.series.split(",") if args.series else None
+    if args.json:
+        from lumina.store.reader import StoreReader
+
+        found = StoreReader(run.paths).series(names, max_points=None, all_segments=args.all_segments)
+        print_json({"series": found})
+        return 0
+    sys.stdout.write(run.metrics(names, all_segments=args.all_segments).write_csv())
+    return 0
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

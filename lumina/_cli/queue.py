@@ -1,0 +1,87 @@
+"""What a person decides: proposals, approve, reject, and interventions by hand."""
+
+from __future__ import annotations
+
+import argparse
+
+from lumina._cli.control import open_run, show_receipt
+from lumina._cli.output import clean, print_json, say
+from lumina._cli.parsing import Commands, add_json, add_run, arguments, pair
+
+
+def register(commands: Commands) -> None:
+    """Add the four commands."""
+    proposals = commands.add("proposals", show_proposals, "list what the orchestrator proposes, with its evidence")
+    add_run(proposals)
+    add_json(proposals)
+    approve = commands.add(
+        "approve", approve_proposal, "approve a proposal", examples=("lumina approve first 3f2a --set temperature=1.4",)
+    )
+    add_run(approve)
+    approve.add_argument("id", metavar="ID", help="id of the proposal, or the beginning of it")
+    approve.add_argument("--set", nargs="+", default=[], type=pair, metavar="ARG=VALUE", help="change its arguments")
+    add_json(approve)
+    reject = commands.add("reject", reject_proposal, "reject a proposal")
+    add_run(reject)
+    reject.add_argument("id", metavar="ID", help="id of the proposal, or the beginning of it")
+    reject.add_argument("--why", metavar="TEXT", help="kept in the journal")
+    add_json(reject)
+    intervene = commands.add(
+        "intervene",
+        intervene_by_hand,
+        "change a live run by hand",
+        examples=("lumina intervene first adjust_routing_temperature temperature=1.5 --wait",),
+    )
+    add_run(intervene)
+    intervene.add_argument("method", metavar="METHOD", help="see lumina interventions")
+    intervene.add_argument("pairs", nargs="*", type=pair, metavar="ARG=VALUE")
+    intervene.add_argument("--wait", action="store_true", help="wait for the receipt")
+    add_json(intervene)
+
+
+def show_proposals(args: argparse.Namespace) -> int:
+    """Open proposals, newest first."""
+    found = open_run(args).proposals()
+    if args.json:
+        print_json(found)
+        return 0
+    for proposal in found:
+        values = ", ".join(f"{name}={value}" for name, value in proposal["args"].items())
+        say(clean(f"{proposal['id']}  {proposal['method']}({values})  confidence {proposal['confidence']:.2f}"))
+        say(
+            clean(
+                f"  step {proposal['step']}, expires at {proposal['expires_step']}: {proposal['evidence']['summary']}"
+            )
+        )
+    if not found:
+        say("nothing waits for you")
+    return 0
+
+
+def approve_proposal(args: argparse.Namespace) -> int:
+    """Approve and show the receipt."""
+    run = open_run(args)
+    return show_receipt(run.approve(_whole(run, args.id), **arguments(args.set)), as_json=args.json)
+
+
+def reject_proposal(args: argparse.Namespace) -> int:
+    """Reject and show the receipt."""
+    run = open_run(args)
+    return show_receipt(run.reject(_whole(run, args.id), why=args.why), as_json=args.json)
+
+
+def intervene_by_hand(args: argparse.Namespace) -> int:
+    """Queue one intervention; with --wait show its receipt."""
+    pending = open_run(args).intervene(args.method, **arguments(args.pairs))
+    if args.wait:
+        return show_receipt(pending, as_json=args.json)
+    if args.json:
+        print_json({"id": pending.id, "state": "queued"})
+    else:
+        say(f"{args.method} queued (receipt {pending.id})")
+    return 0
+
+
+def _whole(run: object, beginning: str) -> str:
+    listed = [p["id"] for p in run.proposals() if p["id"].startswith(beginning)]  # type: ignore[attr-defined]
+    return str(listed[0]) if len(listed) == 1 else beginning
