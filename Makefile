@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-UNIT := tests --ignore=tests/live --ignore=tests/browser --ignore=tests/notebooks
+UNIT := tests --ignore=tests/live
 .DEFAULT_GOAL := help
-.PHONY: help ui lab install dev check format test unit live browser notebooks bench clean
+.PHONY: help ui lab install dev check format test unit live clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,19 +45,13 @@ format: dev  ## format and fix what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: dev unit live browser notebooks  ## every tier that CI runs
+test: dev unit live  ## every tier that CI runs
 
 unit: dev  ## fast tests, two processes, one thread each
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(UNIT)
 
 live: dev  ## one real background run and the commands on it
 	$(BIN)/pytest tests/live
-
-browser: dev  ## the dashboard in headless Chromium, on a live run
-	$(BIN)/pytest tests/browser
-
-notebooks: dev  ## the notebooks, executed, and the widget in JupyterLab
-	$(BIN)/pytest tests/notebooks
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

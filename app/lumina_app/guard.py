@@ -60,7 +60,7 @@ _BOUNCE: Final = (
 _NO_TOKEN: Final = "open the URL that lumina-ui printed (it carries this launch's token), or send it as a Bearer token"
 
 
-class Rejection(Exception):  # noqa: N818 - an answer, not a malfunction
+class Rejection(Exception):
     """Why a request goes no further: `code` for programs, `message` for people."""
 
     def __init__(self, code: str, message: str) -> None:

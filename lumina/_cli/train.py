@@ -6,7 +6,7 @@ import argparse
 
 from lumina._cli.control import open_run
 from lumina._cli.data import data_error, show_report
-from lumina._cli.output import complain, print_json, say
+from lumina._cli.output import complain, print_json, remark, say
 from lumina._cli.parsing import Commands, add_directory, add_json, add_run, add_settings, positive
 
 
@@ -66,7 +66,7 @@ def start(args: argparse.Namespace) -> int:
         complain(data_error(error))
         return 2
     for warning in warnings_of(config):
-        complain(f"warning: {warning}")
+        remark(f"warning: {warning}")
     if args.json:
         print_json({"name": run.name, "path": str(run.paths.root), "state": run.status()["state"]})
     else:

@@ -36,9 +36,7 @@ def state_hash(state: CanonicalState) -> str:
         for name in sorted(table):
             tensor = table[name].detach().contiguous()
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            digest.update(
-                tensor.view(torch.uint8).numpy() if tensor.ndim else tensor.reshape(1).view(torch.uint8).numpy()
-            )
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         digest.update(b"#")
     counters = {"adam": state.adam_step, "hparams": state.meta.get("hparams"), "trainer": state.meta.get("trainer")}
     digest.update(json.dumps(counters, sort_keys=True).encode())

@@ -4,8 +4,9 @@ Torch-free; it must not know models, runs or steps: a position in the data is a 
 """
 
 from lumina.data.loader import Batch, Loader
-from lumina.data.prepare import Dataset, SequenceSet, prepare
+from lumina.data.prepare import Dataset, prepare
 from lumina.data.report import DataError, DataReport, FileReport, Issue
+from lumina.data.sequences import SequenceSet
 from lumina.data.validate import check_paths, classify_paths
 
 __all__ = [

@@ -21,7 +21,7 @@ from lumina.data import corpus
 from lumina.data.report import DataError
 from lumina.data.sequences import SequenceSet, load, pack, store
 from lumina.data.sources import Document, documents_of, expand
-from lumina.data.tokenizer import PAD, byte_tokenizer, encode, load_tokenizer, train_bpe
+from lumina.data.tokenizer import PAD, byte_tokenizer, encode, load_tokenizer, special_id, train_bpe
 
 FORMAT = 1  # raise it when the same input would give other sequences
 CHUNK = 256  # documents tokenised between two calls of progress
@@ -59,7 +59,7 @@ def cache_root() -> Path:
 
 def prepare(config: Config, *, cache: Path | None = None, progress: Progress | None = None) -> Dataset:
     """Data of a run; the second time from the cache. Raises `DataError` when nothing can be trained on."""
-    tell = progress or (lambda phase, fraction: None)
+    tell = progress or (lambda *_: None)
     tell("reading data", 0.0)
     train_files, eval_files, left_out = _files(config)
     key = _key(config, train_files, eval_files)
@@ -127,7 +127,7 @@ def _build(config: Config, train_files: Sequence[Path], eval_files: Sequence[Pat
     tell("training the tokenizer", 0.0)
     tokenizer = _tokenizer(config, train)
     order = np.random.default_rng([config.training.seed, 7]).permutation(len(train))
-    length, pad = config.sequence_length, tokenizer.token_to_id(PAD)
+    length, pad = config.sequence_length, special_id(tokenizer, PAD)
     mask_user = config.data.mask_user_tokens
     rows = pack(_encoded(tokenizer, [train[i] for i in order], mask_user, "tokenizing", tell), length, pad)
     held_rows = pack(_encoded(tokenizer, validation, mask_user, "tokenizing validation", tell), length, pad)

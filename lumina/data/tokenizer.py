@@ -45,6 +45,13 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
+def special_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a special token; Lumina adds all of them to every tokenizer."""
+    found = tokenizer.token_to_id(token)
+    assert found is not None
+    return int(found)
+
+
 def encode(tokenizer: Tokenizer, documents: list[Document], mask_user: bool) -> list[tuple[list[int], list[int]]]:
     """(ids, mask) of each document; mask 0 is a token without loss.
 
@@ -53,7 +60,7 @@ def encode(tokenizer: Tokenizer, documents: list[Document], mask_user: bool) -> 
     """
     pieces = [[document.text] if document.text else [m.content for m in document.messages] for document in documents]
     encoded = iter(tokenizer.encode_batch([text for texts in pieces for text in texts], add_special_tokens=False))
-    special = {token: tokenizer.token_to_id(token) for token in SPECIAL}
+    special = {token: special_id(tokenizer, token) for token in SPECIAL}
     result = []
     for document in documents:
         if not document.messages:

@@ -20,7 +20,8 @@ def check_paths(paths: Sequence[str | Path], *, max_bad_fraction: float = 0.05) 
 
 def classify_paths(paths: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
     """The files behind `paths` as (base text, conversations), by the first usable sample of each."""
-    base, conversations = [], []
+    base: list[Path] = []
+    conversations: list[Path] = []
     for path in expand(paths):
         first = next((item for item in read_documents(path) if not isinstance(item, Issue)), None)
         (conversations if first is not None and first.messages else base).append(path)

@@ -73,14 +73,14 @@ class StepFigures:
                 cursor += 3 * width
                 dropped, balance = rows[:, cursor].sum(), rows[:, cursor + 1].mean()
                 cursor += 2
-                count = sum(output.layers[index].moe.assignments for output in self._outputs)  # type: ignore[union-attr]
+                count = sum(output.layers[index].moe.assignments for output in self._outputs)  # type: ignore[union-attr,misc]
                 figures = _moe_figures(probability.mean(0), share.mean(0), alive[0], dropped, balance, count)
                 series[f"moe.routing_entropy.layer{index}"] = figures["routing_entropy"]
                 moe_rows.append(figures)
                 load.append(share.mean(0))
                 live.append(alive[0])
             if layer.mod is not None:
-                tokens = sum(output.layers[index].mod.tokens for output in self._outputs)  # type: ignore[union-attr]
+                tokens = sum(output.layers[index].mod.tokens for output in self._outputs)  # type: ignore[union-attr,misc]
                 chosen = rows[:, cursor].sum()
                 usage = chosen / tokens
                 series[f"mod.usage.layer{index}"] = usage

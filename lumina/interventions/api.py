@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from lumina.store.errors import Refusal
 
@@ -190,10 +190,10 @@ def intervention(method: str, *, risk: Risk, affects: str, structural: bool = Fa
 
     def declare(cls: T) -> T:
         made = dataclass(frozen=True)(cls)
-        args = tuple(_arg_of(field) for field in dataclasses.fields(made))
+        args = tuple(_arg_of(field) for field in dataclasses.fields(made))  # type: ignore[arg-type]
         doc = (cls.__doc__ or "").strip()
         made.declaration = Declaration(method, "action", doc, risk, affects, structural, True, args)
-        return made
+        return cast("T", made)
 
     return declare
 

@@ -78,7 +78,8 @@ class Attention(nn.Module):
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.heads != self.kv_heads)
         else:
             y = self._plain(q, k, v)
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+        out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+        return out
 
     def _plain(self, q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor) -> Tensor:
         B, H, T, d = q_BHTd.shape

@@ -54,7 +54,7 @@ class DepthRouter(nn.Module):
 
     def forward(self, x_BTD: Tensor, body: Body) -> tuple[Tensor, ModStats]:
         """x plus what `body` adds to the chosen tokens, and what was chosen."""
-        B, T, D = x_BTD.shape
+        B, T, _ = x_BTD.shape
         capacity = math.ceil(self.knobs.mod_capacity_factor * T)
         zero = torch.zeros((), device=x_BTD.device)
         gate_BT, agreement, predictor_loss = None, zero, zero

@@ -106,10 +106,10 @@ class MoE(nn.Module):
         tokens = x_ND.shape[0]
         token_M = kept_M % tokens
         gate_M = weight_NK.t().reshape(-1).index_select(0, kept_M)
-        routed = x_ND.index_select(0, token_M).split(count_E)
+        routed = torch.split(x_ND.index_select(0, token_M), count_E)
         outputs = []
         for x_CD, gate_C, w_in, w_out in zip(
-            routed, gate_M.split(count_E), self.w_in.unbind(0), self.w_out.unbind(0), strict=True
+            routed, torch.split(gate_M, count_E), self.w_in.unbind(0), self.w_out.unbind(0), strict=True
         ):
             gate, up = F.linear(x_CD, w_in).chunk(2, dim=-1)
             outputs.append(F.linear(F.silu(gate) * up * gate_C.unsqueeze(-1).to(up.dtype), w_out))

@@ -82,7 +82,8 @@ class Layer(nn.Module):
         normed = self.post_norm(x_BTD)
         if self.moe is not None:
             y_ND, stats.moe = self.moe(normed.reshape(-1, normed.shape[-1]))
-            return y_ND.view(x_BTD.shape)
+            mixed: Tensor = y_ND.view(x_BTD.shape)
+            return mixed
         assert self.ffn is not None
         y: Tensor = self.ffn(normed)
         return y

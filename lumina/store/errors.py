@@ -26,7 +26,7 @@ _NOT_NOW: Final = frozenset(
 REFUSAL_CODES: Final = _ASKED_WRONGLY | _NOT_NOW
 
 
-class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a malfunction
+class Refusal(Exception):
     """A request that was understood and not carried out.
 
     `code` is one of `REFUSAL_CODES`; `message` says what, where, and what is allowed.

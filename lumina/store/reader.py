@@ -238,7 +238,8 @@ class StoreReader:
 
 
 def _row(row: tuple[Any, ...]) -> Row:
-    return Row(*row[:5], orjson.loads(row[5]))
+    id, journal_seq, segment, step, state, doc = row
+    return Row(id, journal_seq, segment, step, state, orjson.loads(doc))
 
 
 def _or(value: int | None, otherwise: int) -> int:

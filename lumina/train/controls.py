@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lumina.checkpoint import CanonicalState
 from lumina.engine.api import Engine
 from lumina.interventions import ExpertCounts
 from lumina.model import surgery
@@ -29,10 +30,10 @@ class LiveControls:
     def get(self, name: str) -> float:
         if name == "learning_rate":
             self._engine.set_hparams(learning_rate=self.next_learning_rate())
-        values = self._engine.get_hparams()
-        if values.get(name) is None:
+        value = self._engine.get_hparams().get(name)
+        if value is None:
             raise Refusal("unsupported", f"this run's model has no {name}")
-        return values[name]
+        return value
 
     def set(self, name: str, value: float) -> None:
         self._engine.set_hparams(**{name: value})
@@ -59,10 +60,10 @@ class LiveControls:
         )
         self._engine.rebuild(state)
 
-    def snapshot(self) -> object:
+    def snapshot(self) -> tuple[CanonicalState, float]:
         """The engine's whole state, to be handed back to `restore` when an action did not verify."""
         return self._engine.export_state(), self._state.lr_scale
 
-    def restore(self, snapshot: object) -> None:
-        state, self._state.lr_scale = snapshot  # type: ignore[misc]
+    def restore(self, snapshot: tuple[CanonicalState, float]) -> None:
+        state, self._state.lr_scale = snapshot
         self._engine.rebuild(state)

@@ -16,7 +16,7 @@ CHANGES_THE_MODEL = frozenset({"intervene", "approve"})
 
 def answered(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
     """Command id → receipt of every command that was ever answered in this run, on any line."""
-    return {entry.id: entry.doc for entry in entries if entry.type in ("applied", "refused")}
+    return {entry.id or "": dict(entry.doc) for entry in entries if entry.type in ("applied", "refused")}
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Ledger:
     def fold(self, entry: Entry) -> None:
         """Takes one journal entry into account."""
         if entry.type == "proposal":
-            self.proposals[entry.id] = {**entry.doc, "state": "open"}
+            self.proposals[entry.id or ""] = {**entry.doc, "state": "open"}
         elif entry.type == "decision":
             self._decide(entry.doc["proposal"], entry.doc["decision"], entry.step)
         elif entry.type == "applied" and entry.doc.get("proposal"):

@@ -40,7 +40,8 @@ class Oversight:
 
     def _check(self, step: int) -> None:
         session = self.session
-        result = session.orchestrator.check(step, session.engine.get_hparams(), session.ledger.open())
+        live = {name: value for name, value in session.engine.get_hparams().items() if value is not None}
+        result = session.orchestrator.check(step, live, session.ledger.open())
         session.writer.meta("health", {**result.health.to_json(), "checked_step": step})
         session.writer.meta("chinchilla", json_numbers(result.chinchilla))
         figures = {f"chinchilla.{name}": value for name, value in result.chinchilla.items() if name in CHARTED}

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from lumina.store.errors import Refusal
 from lumina.store.layout import RunPaths
@@ -63,9 +64,9 @@ def train(paths: RunPaths, lock: RunLock, resume: str | None, steps: int | None)
     return 0
 
 
-def log_to(stream: object) -> None:
+def log_to(stream: TextIO) -> None:
     """Plain, timed lines; the launcher has pointed the stream at logs/training.log."""
-    handler = logging.StreamHandler(stream)  # type: ignore[arg-type]
+    handler = logging.StreamHandler(stream)
     formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)

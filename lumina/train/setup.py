@@ -63,7 +63,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     fingerprint = _fingerprint(threads)
     segment = uuid.uuid4().hex
     cause = "start" if resume is None else ("restart" if resume == "latest" else "rewind")
-    doc = {
+    doc: dict[str, Any] = {
         "parent": history[-1].segment if history else None,
         "fork_step": state.step,
         "fork_seq": loaded[1].journal_seq if loaded else 0,

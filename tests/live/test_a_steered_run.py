@@ -1,0 +1,128 @@
+"""One real background trainer: watched, paused, steered, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+import lumina
+import lumina.views
+from lumina.client import Run
+from lumina.store.lock import holder
+from lumina.train.recorder import WALL_CLOCK
+
+SMALL = {
+    "num_threads": 1,
+    "batch_size": 2,
+    "corpus_documents": 200,
+    "eval_interval": 20,
+    "eval_sequences": 4,
+    "save_every_n_batches": 10,
+    "check_interval": 10,
+    "model.vocab_size": 512,
+    "model.max_position_embeddings": 128,
+}
+
+
+def begin(directory: Path, name: str, steps: int, **more: object) -> Run:
+    return lumina.start("debug", name=name, steps=steps, directory=directory, **{**SMALL, **more})
+
+
+def wait_for_step(run: Run, step: int) -> None:
+    deadline = time.monotonic() + 90
+    while (run.status()["step"] or 0) < step:
+        assert run.status()["state"] not in ("failed", "crashed"), run.status()["error"]
+        assert time.monotonic() < deadline, run.status()
+        time.sleep(0.02)
+
+
+def final_hash(run: Run) -> str:
+    manifests = [json.loads(p.read_text()) for p in run.paths.checkpoints.glob("checkpoint_step_*/manifest.json")]
+    return str(max(manifests, key=lambda m: m["step"])["state_hash"])
+
+
+def kill(run: Run) -> None:
+    info = holder(run.paths)
+    assert info is not None
+    os.kill(info.pid, signal.SIGKILL)
+    run.wait(10)
+    assert run.status()["state"] == "crashed"
+
+
+def test_a_killed_run_resumes_bit_equal_with_its_intervention(tmp_path: Path) -> None:
+    killed = begin(tmp_path, "killed", 40)
+    wait_for_step(killed, 4)
+    assert killed.pause().wait()["state"] == "verified"
+    at = killed.status()["step"]
+    receipt = killed.intervene("adjust_routing_temperature", temperature=1.5).wait(check=True)
+    assert receipt["after"] == {"routing_temperature": 1.5}
+    assert receipt["step"] == at
+    killed.unpause().wait(check=True)
+    wait_for_step(killed, at + 3)
+    kill(killed)
+    once = killed.resume()
+    assert once.wait(90) == "finished"
+
+    # The same run without the kill: the same intervention after the same step.
+    with lumina.Trainer("debug", name="straight", steps=40, directory=tmp_path, **SMALL) as straight:
+        straight.train(until=at)
+        straight.adjust_routing_temperature(1.5)
+        straight.train()
+    peer = lumina.attach("straight", tmp_path)
+    assert final_hash(once) == final_hash(peer)
+    drop = [name for name in once.metrics().columns if name in WALL_CLOCK]
+    mine, theirs = (run.metrics().drop(drop, strict=False) for run in (once, peer))
+    assert mine.select(sorted(mine.columns)).equals(theirs.select(sorted(theirs.columns)), null_equal=True)
+    assert mine["step"].to_list() == list(range(1, 41))
+    assert [mark["step"] for mark in lumina.views.marks(once.paths)] == [at]
+
+
+def test_a_collapsed_router_is_proposed_and_recovers_after_approval(tmp_path: Path) -> None:
+    run = begin(tmp_path, "collapse", 4000, **{"moe.router_init_bias": 6.0, "moe.load_balancing_weight": 0.0})
+    deadline = time.monotonic() + 120
+    while not run.proposals():
+        assert time.monotonic() < deadline, run.status()
+        time.sleep(0.1)
+    proposal = run.proposals()[0]
+    assert proposal["method"] == "adjust_routing_temperature"
+    assert proposal["confidence"] >= 0.75
+    before = run.status()["moe"]["routing_entropy"]
+    receipt = run.approve(proposal["id"]).wait(check=True)
+    assert receipt["after"]["routing_temperature"] == proposal["args"]["temperature"]
+    wait_for_step(run, receipt["step"] + 5)
+    assert run.status()["moe"]["routing_entropy"] > before + 0.3
+    assert run.stop().wait(check=True)["after"] == {"state": "stopping"}
+    assert run.wait(60) == "stopped"
+    with pytest.raises(lumina.Refusal, match="nothing reads its commands"):
+        run.pause()
+
+
+def test_an_added_expert_takes_tokens(tmp_path: Path) -> None:
+    with lumina.Trainer("debug", name="grow", steps=40, directory=tmp_path, **SMALL) as trainer:
+        trainer.train(until=5)
+        trainer.add_expert(0)
+        trainer.train(until=35)
+        assert trainer.get_expert_statistics()["per_expert_utilization"][0][8] > 0
+        trainer.train()
+    assert lumina.attach("grow", tmp_path).status()["layers"]["experts"] == {"0": 9, "1": 8}
+
+
+def test_the_rate_is_divided(tmp_path: Path) -> None:
+    with lumina.Trainer("debug", name="rate", steps=4, directory=tmp_path, lr_schedule="constant", **SMALL) as trainer:
+        trainer.train(until=3)
+        rate = trainer.get_current_metrics()["learning_rate"]
+        trainer.emergency_lr_reduction(10)
+        trainer.train()
+        assert trainer.get_current_metrics()["learning_rate"] == pytest.approx(rate / 10)
+
+
+def test_a_taken_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    with pytest.raises(lumina.Refusal) as refused:
+        begin(tmp_path, "here", 10)
+    assert refused.value.code == "name_taken"
