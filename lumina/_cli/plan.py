@@ -172,8 +172,9 @@ def _rows(plan: dict[str, Any]) -> list[tuple[str, Any]]:
         rows.append(
             (
                 "epochs",
-                f"{data['epochs']} ({data['epochs_exact']:.2f} before limits and rounding; "
-                f"one pass over {short(data['tokens'])} tokens is {data['coverage']:.1%} of the budget): {number(data['steps'])} steps",
+                f"{data['epochs']} ({data['epochs_exact']:.2f} before limits and rounding; one pass over "
+                f"{short(data['tokens'])} tokens is {data['coverage']:.1%} of the budget): "
+                f"{number(data['steps'])} steps",
             )
         )
     return rows
