@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 UNIT := tests --ignore=tests/live
 .DEFAULT_GOAL := help
-.PHONY: help ui lab install dev check format test unit live clean
+.PHONY: help install dev check format test unit live clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,12 +28,6 @@ $(VENV)/dev: $(VENV)/ui
 install: $(VENV)/ui  ## .venv with the library, the command line and the dashboard
 
 dev: $(VENV)/dev  ## .venv with everything that developing and testing needs
-
-ui: install  ## train a demo run in the background and serve the dashboard
-	$(BIN)/lumina-ui --demo
-
-lab: dev  ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --ip 127.0.0.1 notebooks
 
 check: dev  ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check .
