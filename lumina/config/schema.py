@@ -127,7 +127,11 @@ class MoeConfig(Group):
         "collapse; null gives the router no bias.",
     )
     spare_experts: int = param(
-        4, "Expert slots kept free in each layer, which add_expert fills during the run.", ge=0, typical=(0, 64)
+        0,
+        "Expert slots kept free in each layer, which add_expert fills during the run.",
+        ge=0,
+        typical=(0, 64),
+        available=False,
     )
     expert_ramp_steps: int = param(
         20, "Optimizer steps over which an added expert goes from never chosen to fully live.", ge=1, typical=(1, 1000)

@@ -73,6 +73,7 @@ def test_the_parameters_of_this_version_are_available() -> None:
     refused = {info.path for info in parameters() if info.available is False}
     assert refused == {
         *("moe." + name for name in ("router_z_loss_weight", "num_shared_experts", "expert_dropout", "bias_balancing")),
+        "moe.spare_experts",
         *(
             "precision." + name
             for name in ("master_precision", "init_scale", "scale_factor", "scale_window", "min_scale")
