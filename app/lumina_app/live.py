@@ -5,6 +5,7 @@ They hand on what `lumina.views` says and must not know how a run stores it, nor
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,11 @@ def run_paths(directory: Path, name: str) -> RunPaths:
     return paths
 
 
+def dir_flag(directory: Path) -> str:
+    """What a command line typed here needs to find these runs: nothing, or ` --dir PATH`."""
+    return "" if directory == Path("experiments").resolve() else f" --dir {shlex.quote(str(directory))}"
+
+
 def live_routes(directory: Path) -> APIRouter:
     """`/lumina/live`, `/lumina/runs` and `/lumina/catalogue`, reading the runs under `directory`."""
     routes = APIRouter(prefix="/lumina")
@@ -41,7 +47,7 @@ def live_routes(directory: Path) -> APIRouter:
 
     @routes.get("/runs")
     def runs() -> Response:
-        return json_response({"runs": list_runs(directory)})
+        return json_response({"runs": list_runs(directory), "dir_flag": dir_flag(directory)})
 
     @routes.get("/catalogue")
     def catalogue() -> Response:

@@ -88,7 +88,8 @@ class Oversight:
 
     def _say_health(self, health: Mapping[str, Any], chinchilla: Mapping[str, Any]) -> None:
         levels = {"healthy": "info", "warning": "warning", "critical": "critical"}
-        said = "; ".join(issue["message"] for issue in health["issues"])
+        # Only what is wrong: the whole sentences are in the status, beside the proposal.
+        said = ", ".join(str(issue["code"]).replace("_", " ") for issue in health["issues"])
         score = chinchilla.get("convergence_score")
         tail = said or (f"convergence score {score:.0f} %" if score is not None else "too early to say more")
         self.session.event(levels[health["status"]], "health", f"Health check: {health['status']}, {tail}")

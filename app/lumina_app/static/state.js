@@ -35,7 +35,7 @@ function setButtons(doc) {
   const alive = Boolean(doc) && LIVE_STATES.has(doc.state);
   const paused = doc?.state === "paused";
   document.body.dataset.lmPaused = String(paused);
-  for (const id of ["lm-pause", "lm-resume", "lm-checkpoint", "lm-stop"]) {
+  for (const id of ["lm-pause", "lm-unpause", "lm-checkpoint", "lm-stop"]) {
     const button = document.getElementById(id);
     if (button) button.disabled = !alive || doc.state === "stopping";
   }

@@ -13,7 +13,7 @@ const POINTS_KEPT = 8000; // per series; above it the tab asks for everything an
 export const LIVE_STATES = new Set(["starting", "running", "paused", "stopping"]);
 
 const fresh = () => ({
-  doc: null, // the newest answer
+  doc: null, // the newest status, with budget and queue
   series: {},
   experts: null,
   depth: null,
@@ -120,7 +120,7 @@ function merge(doc, anew) {
   const known = new Set(state.events.slice(0, newest.length + 1).map((event) => event.id));
   state.events = [...newest.filter((event) => !known.has(event.id)), ...state.events].slice(0, EVENTS_KEPT);
   for (const receipt of state.receipts) waiting.delete(receipt.id);
-  state.doc = doc;
+  state.doc = { ...doc.status, budget: doc.budget, queue: doc.queue };
   const longest = Math.max(0, ...Object.values(state.series).map((series) => series.step.length));
   state.cursor = longest > POINTS_KEPT ? null : doc.cursor;
 }

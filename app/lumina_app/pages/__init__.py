@@ -1,0 +1,1 @@
+"""The dashboard's pages, each a module with `mount(app, directory)`; they put panels and controls together."""

@@ -1,0 +1,184 @@
+"""The page: header, figures, charts on the left, decisions on the right.
+
+It knows which panel stands where and which control calls which command; it must not know how a panel draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import gradio as gr
+from fastapi import FastAPI
+from gradio.themes import LocalFont
+
+from lumina.client import list_runs
+from lumina.interventions import Declaration, catalogue
+from lumina_app.commands import Commands
+from lumina_app.panels import Panel
+
+# A link, not Gradio's `css`, which would rewrite every selector.
+_HEAD: Final = '<link rel="stylesheet" href="/lumina/static/lumina.css">'
+_LIVE: Final = ("running", "paused", "starting", "stopping")
+_SELECT: Final = "async (name) => { (await import('/lumina/static/store.js')).selectRun(name); }"
+_SENT: Final = "async (receipt) => { (await import('/lumina/static/store.js')).commandSent(receipt); }"
+
+
+def mount(app: FastAPI, directory: Path) -> FastAPI:
+    """`app` with the page at `/`, for the runs under `directory`."""
+    return gr.mount_gradio_app(
+        app,
+        build(directory),
+        path="/",
+        server_name="127.0.0.1",
+        theme=_theme(),
+        head=_HEAD,
+        footer_links=[],
+        show_error=True,
+        ssr_mode=False,
+        pwa=False,
+    )
+
+
+def build(directory: Path) -> gr.Blocks:
+    """The Gradio page, without a server."""
+    commands = Commands(directory)
+    with gr.Blocks(title="Lumina", analytics_enabled=False, fill_width=True) as page:
+        # What was sent last, for the scripts: it shows as queued until the trainer answers.
+        sent = gr.JSON(visible=False)
+        run = _header(page, directory, commands, sent)
+        Panel("notice")
+        Panel("kpis")
+        with gr.Row(elem_id="lm-main"):
+            with gr.Column(scale=7, min_width=460, elem_id="lm-charts"):
+                _charts()
+            with gr.Column(scale=3, min_width=330, elem_id="lm-side"):
+                approval = Panel("approval", ["decide"])
+                _announce(approval.decide, _decide(commands), None, sent)
+                _manual(commands, run, sent)
+                Panel("receipts")
+                Panel("budget")
+                Panel("events")
+    return page
+
+
+def _charts() -> None:
+    Panel("loss")
+    with gr.Row():
+        with gr.Column(min_width=320):
+            Panel("experts")
+        with gr.Column(min_width=320):
+            Panel("depth")
+    Panel("entropy")
+
+
+def _header(page: gr.Blocks, directory: Path, commands: Commands, sent: gr.JSON) -> gr.Dropdown:
+    with gr.Row(elem_id="lm-head", equal_height=True):
+        Panel("brand", elem_id="lm-brand")
+        run = gr.Dropdown(
+            _names(directory), value=None, label="Run", show_label=False, container=False, elem_id="lm-run", scale=0,
+            min_width=190, interactive=True,
+        )  # fmt: skip
+        state = Panel("state", ["runs_changed"], elem_id="lm-state")
+        for kind, label in (
+            ("pause", "Pause"),
+            ("unpause", "Resume"),
+            ("checkpoint", "Checkpoint"),
+            ("stop", "Stop"),
+        ):
+            button = gr.Button(label, size="sm", elem_id=f"lm-{kind}", scale=0, min_width=76)
+            _announce(button.click, partial(commands.control, kind), run, sent)
+    run.change(None, run, None, js=_SELECT)
+    page.load(_first_choice(directory), None, run, show_progress="hidden")
+    state.runs_changed(partial(_choices, directory), run, run, show_progress="hidden")
+    return run
+
+
+def _announce(listen: Any, send: Any, inputs: Any, sent: gr.JSON) -> None:
+    """Calls `send` on the event and tells the scripts what was sent."""
+    # Not queued: a click must not wait behind another tab's.
+    done = listen(send, inputs, sent, show_progress="hidden", queue=False)
+    done.success(None, sent, None, js=_SENT, show_progress="hidden")
+
+
+def _decide(commands: Commands) -> Callable[[gr.EventData], dict[str, Any]]:
+    def decide(event: gr.EventData) -> dict[str, Any]:
+        return commands.decide(event._data or {})
+
+    return decide
+
+
+def _manual(commands: Commands, run: gr.Dropdown, sent: gr.JSON) -> None:
+    """A form for every action of the catalogue; the chosen one shows."""
+    actions = [entry for entry in catalogue().values() if entry.kind == "action" and entry.available]
+    methods = [action.method for action in actions]
+    with gr.Accordion("Trigger an intervention by hand", open=False, elem_id="lm-manual"):
+        method = gr.Dropdown(
+            methods, value=methods[0], label="Intervention", show_label=False, container=False, elem_id="lm-method"
+        )
+        forms = [_form(action, commands, run, sent, visible=action is actions[0]) for action in actions]
+    method.change(
+        lambda chosen: [gr.Group(visible=name == chosen) for name in methods],
+        method,
+        forms,
+        show_progress="hidden",
+        queue=False,
+    )
+
+
+def _form(action: Declaration, commands: Commands, run: gr.Dropdown, sent: gr.JSON, *, visible: bool) -> gr.Group:
+    names = [arg.name for arg in action.args]
+    with gr.Group(visible=visible, elem_classes="lm-form") as form:
+        gr.Markdown(" ".join(action.doc.split()))
+        fields = [
+            gr.Number(
+                arg.default,
+                label=arg.name,
+                info=f"{arg.help}; allowed: {arg.allowed()}",
+                precision=0 if arg.type == "int" else None,
+                elem_id=f"lm-arg-{action.method}-{arg.name}",
+            )
+            for arg in action.args
+        ]
+        button = gr.Button("Apply at the next step", size="sm", elem_id=f"lm-trigger-{action.method}")
+
+    def trigger(chosen: str | None, *values: float | None) -> dict[str, Any]:
+        return commands.intervene(chosen, action.method, dict(zip(names, values, strict=True)))
+
+    _announce(button.click, trigger, [run, *fields], sent)
+    return form
+
+
+def _names(directory: Path) -> list[str]:
+    """Runs, the living ones first, the newest first."""
+    found = sorted(list_runs(directory), key=lambda run: (run["state"] in _LIVE, run["created"] or 0), reverse=True)
+    return [str(run["name"]) for run in found]
+
+
+def _first_choice(directory: Path) -> Callable[[gr.Request], gr.Dropdown]:
+    def choose(request: gr.Request) -> gr.Dropdown:
+        return _choices(directory, request.query_params.get("run"))
+
+    return choose
+
+
+def _choices(directory: Path, chosen: str | None) -> gr.Dropdown:
+    names = _names(directory)
+    # A run that is gone stays chosen, so that the page says so instead of showing another one.
+    if chosen and chosen not in names:
+        names.append(chosen)
+    return gr.Dropdown(choices=names, value=chosen or (names[0] if names else None))
+
+
+def _theme() -> gr.themes.Base:
+    return gr.themes.Base(
+        primary_hue="indigo",
+        neutral_hue="slate",
+        radius_size="md",
+        spacing_size="sm",
+        text_size="sm",
+        font=[LocalFont("IBM Plex Sans", weights=(400, 600, 700)), "system-ui", "sans-serif"],
+        font_mono=[LocalFont("IBM Plex Mono", weights=(400, 600)), "ui-monospace", "monospace"],
+    )
