@@ -5,6 +5,7 @@ It knows files and the shape of a command; it must not know what any command doe
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -195,8 +196,13 @@ class Inbox:
                 raise MalformedError(f"the file is not named after its id {command.id}")
         except FileNotFoundError:
             return None
-        except (MalformedError, OSError) as error:
+        except MalformedError as error:
             self._put_away(name, str(error))
+            return None
+        except OSError as error:
+            # O_NOFOLLOW says ELOOP for a symbolic link.
+            reason = "not a regular file" if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
+            self._put_away(name, reason)
             return None
         if (self._paths.done / name).exists():
             self._forget(path)
