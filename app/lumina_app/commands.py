@@ -1,6 +1,6 @@
-"""What a click means: the commands of the page, sent through `lumina.client` and answered in words.
+"""What a click means: the commands of the page, sent through `lumina.client`.
 
-A refusal becomes a message on the page. It must not know the layout, nor what a command does to a model.
+A refusal is an answer like any other. It must not know the layout, nor what a command does to a model.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
-
-import gradio as gr
 
 from lumina.client import PendingReceipt, Run
 from lumina.store.errors import Refusal
@@ -19,7 +17,10 @@ CONTROLS: Final = ("pause", "unpause", "checkpoint", "stop")
 
 
 class Commands:
-    """Commands to the runs under one folder. Each returns the queued receipt, or raises `gr.Error`."""
+    """Commands to the runs under one folder.
+
+    Each answers with the receipt as far as it is known: `queued`, or `refused` with the reason and without an id.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -27,27 +28,26 @@ class Commands:
     def control(self, kind: str, run: str | None) -> dict[str, Any]:
         """One of `CONTROLS`."""
         if kind not in CONTROLS:
-            raise gr.Error(f"{kind!r} is not a command", print_exception=False)
-        return self._send(run, lambda found: getattr(found, kind)())
+            raise ValueError(f"{kind!r} is not one of {', '.join(CONTROLS)}")
+        return self._send(run, kind, lambda found: getattr(found, kind)())
 
     def decide(self, decision: Mapping[str, Any]) -> dict[str, Any]:
         """`{run, action: approve|reject, id, args?, why?}` as the approval card says it."""
-        proposal, args = str(decision.get("id")), decision.get("args") or {}
+        run, proposal, args = decision.get("run"), str(decision.get("id")), decision.get("args") or {}
         if decision.get("action") == "approve":
-            return self._send(decision.get("run"), lambda found: found.approve(proposal, **args))
+            return self._send(run, "approve", lambda found: found.approve(proposal, **args))
         why = str(decision.get("why") or "").strip() or None
-        return self._send(decision.get("run"), lambda found: found.reject(proposal, why=why))
+        return self._send(run, "reject", lambda found: found.reject(proposal, why=why))
 
     def intervene(self, run: str | None, method: str, args: Mapping[str, Any]) -> dict[str, Any]:
         """Triggers a method by hand; empty fields take their default."""
-        given = {name: value for name, value in args.items() if value is not None}
-        return self._send(run, lambda found: found.intervene(method, **given))
+        given = {name: value for name, value in args.items() if str(value).strip()}
+        return self._send(run, method, lambda found: found.intervene(method, **given))
 
-    def _send(self, run: str | None, command: Callable[[Run], PendingReceipt]) -> dict[str, Any]:
+    def _send(self, run: str | None, what: str, command: Callable[[Run], PendingReceipt]) -> dict[str, Any]:
         try:
-            pending = command(Run(run_paths(self._directory, run or ""), via="dashboard"))
+            sent = command(Run(run_paths(self._directory, run or ""), via="dashboard")).command
         except Refusal as refusal:
-            raise gr.Error(refusal.message, title="Not sent", print_exception=False) from None
-        sent = pending.command
+            return {"id": None, "kind": what, "state": "refused", "reason": refusal.message}
         shown = {"id": sent.id, "kind": sent.kind, "method": sent.method, "args": dict(sent.args)}
         return {**shown, "proposal": sent.proposal, "state": "queued"}

@@ -134,7 +134,8 @@ def describe(entry: Entry) -> tuple[str, str, str] | None:
         return _describe_segment(entry)
     if entry.type == "proposal":
         summary = (doc.get("evidence") or {}).get("summary")
-        why = f": {summary}" if summary else ""
+        # The rest of the evidence is on the proposal itself.
+        why = f": {summary.split('. ')[0].rstrip('.')}" if summary else ""
         return "warning", "proposal", f"{call(doc)} proposed, confidence {doc.get('confidence') or 0:.2f}{why}"
     if entry.type == "decision":
         why = f": {doc['why']}" if doc.get("why") else ""

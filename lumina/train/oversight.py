@@ -20,6 +20,7 @@ from lumina.train.steering import Steering
 
 log = logging.getLogger(__name__)
 
+CHECKS_PER_REMINDER = 10  # an unchanged health is told again after so many checks
 ORCHESTRATOR = {"name": "orchestrator", "via": "auto"}
 
 
@@ -30,6 +31,8 @@ class Oversight:
         self.session = session
         self.steering = steering
         self.enabled = session.config.orchestrator.use_adaptive_training
+        self._told: tuple[str, str] | None = None
+        self._checks = 0
 
     def after_step(self, step: int, series: Mapping[str, float], arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Shows one step to the orchestrator, and lets it check when a check is due."""
@@ -92,7 +95,11 @@ class Oversight:
         said = ", ".join(str(issue["code"]).replace("_", " ") for issue in health["issues"])
         score = chinchilla.get("convergence_score")
         tail = said or (f"convergence score {score:.0f} %" if score is not None else "too early to say more")
-        self.session.event(levels[health["status"]], "health", f"Health check: {health['status']}, {tail}")
+        news = (health["status"], said)
+        if news != self._told or self._checks % CHECKS_PER_REMINDER == 0:
+            self.session.event(levels[health["status"]], "health", f"Health check: {health['status']}, {tail}")
+        self._told = news
+        self._checks += 1
 
 
 CHARTED = frozenset({"progress", "convergence_score", "compute_efficiency", "predicted_final_loss"})

@@ -120,7 +120,7 @@ def _manual(commands: Commands, run: gr.Dropdown, sent: gr.JSON) -> None:
         )
         forms = [_form(action, commands, run, sent, visible=action is actions[0]) for action in actions]
     method.change(
-        lambda chosen: [gr.Group(visible=name == chosen) for name in methods],
+        lambda chosen: [gr.Column(visible=name == chosen) for name in methods],
         method,
         forms,
         show_progress="hidden",
@@ -128,23 +128,25 @@ def _manual(commands: Commands, run: gr.Dropdown, sent: gr.JSON) -> None:
     )
 
 
-def _form(action: Declaration, commands: Commands, run: gr.Dropdown, sent: gr.JSON, *, visible: bool) -> gr.Group:
+def _form(action: Declaration, commands: Commands, run: gr.Dropdown, sent: gr.JSON, *, visible: bool) -> gr.Column:
     names = [arg.name for arg in action.args]
-    with gr.Group(visible=visible, elem_classes="lm-form") as form:
+    with gr.Column(visible=visible, elem_classes="lm-form") as form:
         gr.Markdown(" ".join(action.doc.split()))
+        # Text, so that an empty field is empty and a typo is answered by the declaration's own words.
         fields = [
-            gr.Number(
-                arg.default,
+            gr.Textbox(
+                "" if arg.default is None else f"{arg.default:g}",
                 label=arg.name,
-                info=f"{arg.help}; allowed: {arg.allowed()}",
-                precision=0 if arg.type == "int" else None,
+                info=arg.help,
+                placeholder=arg.allowed(),
+                max_lines=1,
                 elem_id=f"lm-arg-{action.method}-{arg.name}",
             )
             for arg in action.args
         ]
         button = gr.Button("Apply at the next step", size="sm", elem_id=f"lm-trigger-{action.method}")
 
-    def trigger(chosen: str | None, *values: float | None) -> dict[str, Any]:
+    def trigger(chosen: str | None, *values: str) -> dict[str, Any]:
         return commands.intervene(chosen, action.method, dict(zip(names, values, strict=True)))
 
     _announce(button.click, trigger, [run, *fields], sent)

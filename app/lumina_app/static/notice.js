@@ -2,7 +2,7 @@
 
 import { duration, integer, number } from "/lumina/static/format.js";
 import { html, put } from "/lumina/static/html.js";
-import { subscribe } from "/lumina/static/store.js";
+import { LIVE_STATES, subscribe } from "/lumina/static/store.js";
 
 const command = (text) => html`<code class="lm-command">${text}</code>`;
 
@@ -57,7 +57,7 @@ function noticeFor(state) {
   if (!doc) return html``;
   const resume = `lumina resume ${doc.name ?? state.run}${state.dirFlag}`;
   if (["crashed", "failed", "stopped", "finished"].includes(doc.state)) return ended(doc, resume);
-  if (doc.state === "starting" || doc.phase) return preparing(doc);
+  if (LIVE_STATES.has(doc.state) && !doc.step) return preparing(doc);
   return html``;
 }
 

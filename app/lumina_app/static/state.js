@@ -13,13 +13,10 @@ function stateName(state) {
 
 /** "supervised · step 120 of 300 · 2 min left" */
 function progress(doc) {
-  const parts = [AUTONOMY[doc.autonomy] ?? doc.autonomy];
+  const of = doc.total_steps ? ` of ${integer(doc.total_steps)}` : "";
+  const parts = [AUTONOMY[doc.autonomy] ?? doc.autonomy, `step ${integer(doc.step ?? 0)}${of}`];
   if (doc.phase) parts.push(doc.phase);
-  else {
-    const of = doc.total_steps ? ` of ${integer(doc.total_steps)}` : "";
-    parts.push(`step ${integer(doc.step ?? 0)}${of}`);
-    if (doc.state === "running" && doc.eta_s) parts.push(`${duration(doc.eta_s)} left`);
-  }
+  else if (doc.state === "running" && doc.eta_s) parts.push(`${duration(doc.eta_s)} left`);
   return parts.filter(Boolean).join(" · ");
 }
 
@@ -27,7 +24,7 @@ function health(doc) {
   const issues = doc.health?.issues ?? [];
   if (!issues.length || !LIVE_STATES.has(doc.state)) return null;
   const text = issues.map((issue) => issue.message).join("\n");
-  return html`<span class="lm-pill lm-health" title="${text}"><i></i>${doc.health.status}</span>`;
+  return html`<span class="lm-pill lm-health" data-status="${doc.health.status}" title="${text}"><i></i>${doc.health.status}</span>`;
 }
 
 /** Pause, Resume, Checkpoint and Stop are Gradio's buttons; which of them make sense is known here. */

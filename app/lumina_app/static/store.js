@@ -27,6 +27,7 @@ export const state = { run: null, runs: null, dirFlag: "", catalogue: {}, contac
 
 const listeners = new Set();
 const waiting = new Map(); // id → receipt as sent, until the server tells of it
+let refused = null; // the last command, if it never left this page
 let generation = 0;
 let failures = 0;
 let ticks = 0;
@@ -61,6 +62,7 @@ export function selectRun(name) {
   generation += 1;
   failures = 0;
   waiting.clear();
+  refused = null;
   Object.assign(state, fresh(), { run: name || null, unknown: false, contact: "ok" });
   const address = new URL(window.location.href);
   if (name) address.searchParams.set("run", name);
@@ -70,16 +72,17 @@ export function selectRun(name) {
   poll();
 }
 
-/** A command was sent: its receipt shows as queued at once, and the answer is fetched soon. */
+/** A command was sent: it shows as queued at once, and the answer is fetched soon. One that was refused was not sent. */
 export function commandSent(receipt) {
-  if (!receipt?.id) return;
-  waiting.set(receipt.id, receipt);
+  if (!receipt) return;
+  refused = receipt.id ? null : receipt;
+  if (receipt.id) waiting.set(receipt.id, receipt);
   redraw();
   window.setTimeout(poll, 150);
 }
 
 /** Receipts newest first, those on their way before all others. */
-export const receipts = () => [...[...waiting.values()].reverse(), ...state.receipts];
+export const receipts = () => [...(refused ? [refused] : []), ...[...waiting.values()].reverse(), ...state.receipts];
 
 async function fetchJson(path) {
   const response = await fetch(path, { credentials: "same-origin", headers: { accept: "application/json" } });
