@@ -92,7 +92,9 @@ def connect_reader(path: Path) -> sqlite3.Connection | None:
     try:
         try:
             return _open_reader(path, "mode=ro")
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
+            if _is_busy(error):
+                raise  # an immutable connection would read past the lock, into a half-written file
             # A copy in a folder that may not be written, taken while in WAL mode: SQLite cannot make its shared
             # memory there. Without a log beside it the file itself is complete.
             wal = path.with_name(path.name + "-wal")
@@ -120,9 +122,13 @@ def _open_reader(path: Path, mode: str) -> sqlite3.Connection | None:
 
 def reader_refusal(path: Path, error: sqlite3.Error) -> Refusal:
     """What to tell a reader whose database call failed."""
-    if isinstance(error, sqlite3.OperationalError) and ("locked" in str(error) or "busy" in str(error)):
+    if _is_busy(error):
         return Refusal("busy", f"{path} is locked by another program; the run itself is not affected")
     return Refusal("corrupt", f"{path}: {error}; the next resume rebuilds it from journal.jsonl")
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and ("locked" in str(error) or "busy" in str(error))
 
 
 def filesystem_type(path: Path, mounts: Path = Path("/proc/mounts")) -> str | None:
