@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-UNIT := tests --ignore=tests/live
+UNIT := tests --ignore=tests/live --ignore=tests/browser
 .DEFAULT_GOAL := help
-.PHONY: help install dev check format test unit live clean
+.PHONY: help install ui dev check format test unit live browser clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ $(VENV)/dev: $(VENV)/ui
 
 install: $(VENV)/ui  ## .venv with the library, the command line and the dashboard
 
+ui: $(VENV)/ui  ## install, start a demo run in the background, serve the dashboard
+	$(BIN)/lumina-ui --demo
+
 dev: $(VENV)/dev  ## .venv with everything that developing and testing needs
 
 check: dev  ## ruff, mypy, import-linter
@@ -39,13 +42,16 @@ format: dev  ## format and fix what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: dev unit live  ## every tier that CI runs
+test: dev unit live browser  ## every tier that CI runs
 
 unit: dev  ## fast tests, two processes, one thread each
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(UNIT)
 
 live: dev  ## one real background run and the commands on it
 	$(BIN)/pytest tests/live
+
+browser: dev  ## the dashboard in Chromium, on a live run
+	$(BIN)/pytest -rs tests/browser
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -27,6 +27,7 @@ _FOR_EVER: Final = "public, max-age=31536000, immutable"
 _STARTING: Final = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     '<meta http-equiv="refresh" content="1"><title>Lumina</title>'
+    '<link rel="icon" href="data:,">'
     "<style>html{color-scheme:light dark;background:Canvas;font:15px system-ui;color:GrayText}"
     "body{display:grid;place-items:center;min-height:90vh;margin:0}</style>"
     '<p role="status">Lumina is starting ...</p></html>'
