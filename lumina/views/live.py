@@ -46,4 +46,7 @@ def _decode(cursor: str | None) -> dict[str, Any]:
         document = orjson.loads(cursor or "{}")
     except orjson.JSONDecodeError:
         return {}
-    return document if isinstance(document, dict) and isinstance(document.get("event", 0), int) else {}
+    if not isinstance(document, dict):
+        return {}
+    genuine = isinstance(document.get("series"), str) and isinstance(document.get("event"), int)
+    return document if genuine else {}
