@@ -243,7 +243,8 @@ def start(preset: str | Path | Config = "debug", data: Sequence[str | Path] | No
     paths = [*config.data.base_paths, *config.data.finetuning_paths]
     paths += [*config.data.base_eval_paths, *config.data.finetuning_eval_paths]
     check_paths(paths, max_bad_fraction=config.data.max_bad_fraction)
-    run = launch.create_run(config, name or launch.free_name(directory, config.preset or "run"), directory)
+    name = name if name is not None else launch.free_name(directory, config.preset or "run")
+    run = launch.create_run(config, name, directory)
     launch.spawn(run)
     return Run(run, via)
 
@@ -271,11 +272,14 @@ def attach(name: str | Path, directory: str | Path = "experiments", via: str = "
 
 
 def list_runs(directory: str | Path = "experiments") -> list[dict[str, Any]]:
-    """Name, state, step and newest loss of every run under `directory`."""
+    """Name, state, step and newest loss of every run under `directory`; state `unreadable` where its store is damaged
+    or locked, so that one such run does not hide the others."""
+    keys = ("name", "state", "step", "total_steps", "loss", "phase", "created")
     listed = []
     for paths in run_folders(directory):
-        status = views.status(paths)
-        listed.append(
-            {key: status[key] for key in ("name", "state", "step", "total_steps", "loss", "phase", "created")}
-        )
+        try:
+            status = views.status(paths)
+        except Refusal:
+            status = {**dict.fromkeys(keys), "name": paths.name, "state": "unreadable"}
+        listed.append({key: status[key] for key in keys})
     return listed
