@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lumina import launch, views
-from lumina.config import Config, load_config
+from lumina.config import Config, load_config, read_config
 from lumina.interventions import validate_args
 from lumina.store import inbox
 from lumina.store.errors import Refusal
 from lumina.store.inbox import Command
+from lumina.store.journal import read_entries
 from lumina.store.layout import RunPaths, find_run, new_id, run_folders
 from lumina.store.lock import is_locked
 from lumina.store.reader import StoreReader
@@ -170,14 +171,19 @@ class Run:
 
     def approve(self, id: str, **args: Any) -> PendingReceipt:
         """Approves a proposal, with arguments changed as given."""
-        proposal = next((p for p in self.proposals(None) if p["id"] == id), None)
-        if proposal is None:
-            raise Refusal("not_found", f"run {self.name!r} has no proposal {id!r}")
-        validate_args(proposal["method"], {**proposal["args"], **args})
-        return self._send("approve", proposal=id, args=args)
+        proposal = self._proposal(id)
+        checked = validate_args(proposal["method"], {**proposal["args"], **args})
+        return self._send("approve", proposal=id, args={name: checked[name] for name in args})
 
     def reject(self, id: str, why: str | None = None) -> PendingReceipt:
+        self._proposal(id)
         return self._send("reject", proposal=id, args={"why": why})
+
+    def _proposal(self, id: str) -> dict[str, Any]:
+        found = next((row for row in StoreReader(self.paths).proposals() if row.id == id), None)
+        if found is None:
+            raise Refusal("not_found", f"run {self.name!r} has no proposal {id!r}")
+        return found.doc
 
     def intervene(self, method: str, **args: Any) -> PendingReceipt:
         """Triggers an intervention by hand. Raises `Refusal` naming the allowed range before anything is sent."""
@@ -196,8 +202,18 @@ class Run:
         return self._send("stop")
 
     def resume(self, from_: str | int = "latest", steps: int | None = None) -> Run:
-        """Starts the trainer again from a checkpoint; `steps` is the new total and extends a finished run."""
-        status = self.status()
+        """Starts the trainer again from a checkpoint; `steps` is the new total and extends a finished run.
+
+        Raises `ConfigError` or `Refusal` (bad_argument, not_found, corrupt, locked) before anything is started.
+        """
+        read_config(self.paths.config)
+        read_entries(self.paths)
+        self._check_source(str(from_))
+        try:
+            status = self.status()
+        except Refusal:
+            # A damaged database does not keep a run from going on: its trainer makes a new one from the journal.
+            status = {"state": None, "step": None}
         if status["state"] == "finished" and steps is None and from_ == "latest":
             raise Refusal(
                 "bad_argument", f"run {self.name!r} is finished at step {status['step']}; give --steps, the new total"
@@ -208,6 +224,17 @@ class Run:
             )
         launch.spawn(self.paths, resume=str(from_), steps=steps)
         return self
+
+    def _check_source(self, source: str) -> None:
+        if source in ("latest", "best_val"):
+            return
+        if not source.isdecimal():
+            raise Refusal("bad_argument", f"{source!r} is neither latest, best_val nor a step")
+        folders = [manifest.parent.name for manifest in self.paths.checkpoints.glob("checkpoint_step_*/manifest.json")]
+        steps = sorted({int(name.split("_")[2]) for name in folders if name.split("_")[2].isdecimal()})
+        if int(source) not in steps:
+            listed = ", ".join(map(str, steps)) or "none"
+            raise Refusal("not_found", f"run {self.name!r} has no checkpoint of step {source}; there are: {listed}")
 
     def wait(self, timeout: float | None = None) -> str:
         """Waits until the run has ended and returns its state; after `timeout` seconds, the state it is in."""

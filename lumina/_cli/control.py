@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lumina._cli.output import clean, complain, number, print_json, say, values
 from lumina._cli.parsing import Commands, add_json, add_run
+from lumina.store.errors import REFUSAL_CODES, Refusal
 
 if TYPE_CHECKING:
     from lumina.client import PendingReceipt, Run
@@ -30,7 +31,7 @@ def register(commands: Commands) -> None:
             name,
             control,
             help,
-            about="Waits for the receipt, up to 30 seconds. Exit status 1 when the run refuses or does not answer.",
+            about="Waits for the receipt, up to 30 seconds. Exit status 1 or 2 when refused, 1 without an answer.",
             examples=(f"lumina {name} first", f"lumina {name} first --json"),
         )
         add_run(parser)
@@ -51,7 +52,7 @@ def open_run(args: argparse.Namespace) -> Run:
 
 
 def show_receipt(pending: PendingReceipt, *, as_json: bool) -> int:
-    """Wait for the receipt and print it; the exit status is 0 only when it says verified."""
+    """Wait for the receipt and print it; the exit status is 0 only when it says verified, else that of its code."""
     receipt = receipt_json(pending.wait(timeout=RECEIPT_SECONDS))
     if as_json:
         print_json(receipt)
@@ -67,6 +68,8 @@ def show_receipt(pending: PendingReceipt, *, as_json: bool) -> int:
     else:
         code = f" ({receipt['code']})" if receipt["code"] else ""
         complain(f"{what(receipt)} {receipt['state']}: {clean(receipt['reason'])}{code}")
+        if receipt["code"] in REFUSAL_CODES:
+            return Refusal(receipt["code"], "").exit_code
     return 1
 
 

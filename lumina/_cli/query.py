@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from lumina._cli.control import open_run
-from lumina._cli.output import print_json, say, table
+from lumina._cli.output import MISSING, clean, print_json, say, table
 from lumina._cli.parsing import Commands, add_directory, add_json, add_run
 
 
@@ -59,7 +59,7 @@ def show_status(args: argparse.Namespace) -> int:
                 f"{key} {_figure(item)}" for key, item in value.items() if not isinstance(item, (dict, list))
             )
         if value not in (None, ""):
-            say(f"{name:20} {_figure(value)}")
+            say(clean(f"{name:20} {_figure(value)}"))
     return 0
 
 
@@ -95,4 +95,6 @@ def show_metrics(args: argparse.Namespace) -> int:
 
 
 def _figure(value: Any) -> str:
+    if value is None:
+        return MISSING
     return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lumina._cli.control import open_run
-from lumina._cli.output import complain, duration, say
+from lumina._cli.output import clean, complain, duration, say
 from lumina._cli.parsing import Commands, add_run
 
 if TYPE_CHECKING:
@@ -42,9 +42,8 @@ def follow(run: Run) -> int:
         say(f"{run.name} goes on in the background; lumina stop {run.name} ends it")
         return 0
     if status["state"] in ("failed", "crashed"):
-        complain(
-            f"{run.name} {status['state']}: {status['error'] or 'the trainer is gone; lumina resume continues it'}"
-        )
+        why = status["error"] or "the trainer is gone; lumina resume continues it"
+        complain(clean(f"{run.name} {status['state']}: {why}"))
         return 1
     return 0
 
@@ -84,7 +83,8 @@ def _picture(run: Run, status: dict[str, Any]) -> Group:
     for layer, row in zip(experts["layers"], experts["load"], strict=True) if experts else ():
         parts.append(Text(f"layer {layer} experts {bars(row)}"))
     for proposal in run.proposals():
-        parts.append(Text(f"proposal {proposal['id'][:8]} {proposal['method']} {proposal['args']}", style="yellow"))
+        what = clean(f"proposal {proposal['id'][:8]} {proposal['method']} {proposal['args']}")
+        parts.append(Text(what, style="yellow"))
     return Group(*parts)
 
 
@@ -102,7 +102,7 @@ def headline(status: dict[str, Any]) -> str:
     entropy = status["moe"].get("routing_entropy")
     if entropy is not None:
         parts.append(f"routing entropy {entropy:.3f}")
-    return "  ".join(parts)
+    return clean("  ".join(parts))
 
 
 def bars(row: list[float]) -> str:

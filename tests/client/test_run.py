@@ -179,6 +179,7 @@ def test_a_changed_argument_of_an_approval_is_checked(live_run: tuple[Run, Recor
 def test_a_rejection_says_why(live_run: tuple[Run, Recording]) -> None:
     run, recording = live_run
     proposal = recording.propose()
+    assert recording.writer.flush()
     run.reject(proposal, why="too early")
     command = only_command(run.paths)
     assert (command.kind, command.proposal, command.args) == ("reject", proposal, {"why": "too early"})
@@ -310,6 +311,31 @@ def test_a_second_trainer_is_refused_and_told_who_trains(tmp_path: Path) -> None
         refused = refusal_of(Run(paths).resume)
     assert refused.code == "locked"
     assert "process " in refused.message
+
+
+def test_what_a_resume_needs_is_checked_before_a_trainer_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "spawn", lambda paths, **_: pytest.fail("a trainer was started"))
+    run = Run(finished_run(tmp_path))
+    (run.paths.checkpoints / "checkpoint_step_20").mkdir()
+    (run.paths.checkpoints / "checkpoint_step_20" / "manifest.json").write_text("{}")
+    (run.paths.checkpoints / "checkpoint_step_40").mkdir()
+    assert refusal_of(run.resume, "newest").code == "bad_argument"
+    missing = refusal_of(run.resume, 40)
+    assert (missing.code, missing.message) == ("not_found", "run 'first' has no checkpoint of step 40; there are: 20")
+    run.paths.config.write_text("training:\n  batch_size: many\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml:2"):
+        run.resume(steps=60)
+
+
+def test_a_damaged_database_does_not_keep_a_run_from_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[dict[str, Any]] = []
+    monkeypatch.setattr(launch, "spawn", lambda paths, **options: started.append(options))
+    run = Run(finished_run(tmp_path))
+    run.paths.database.write_bytes(b"no database" * 500)
+    run.resume(steps=60)
+    assert started == [{"resume": "latest", "steps": 60}]
 
 
 def test_a_finished_run_asks_for_the_new_total(tmp_path: Path) -> None:
