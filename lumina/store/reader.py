@@ -154,7 +154,10 @@ class StoreReader:
                 return Delta("", True, {})
             line = _line(db, all_segments=False)
             numbers = _numbers(db, names)
-            store = orjson.loads(db.execute("SELECT value FROM meta WHERE key='store'").fetchone()[0])
+            named = db.execute("SELECT value FROM meta WHERE key='store'").fetchone()
+            if named is None:  # the tables were made a moment ago, and nothing is in them yet
+                return Delta("", True, {})
+            store = orjson.loads(named[0])
             newest = {number: _newest(db, line, number) for number in numbers.values()}
             seen = Cursor.decode(cursor)
             if seen is not None and not _valid(seen, store, line, newest):
