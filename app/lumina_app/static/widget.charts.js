@@ -3,7 +3,7 @@
 
 const NS = "http://www.w3.org/2000/svg";
 
-// Elements
+// Elements: what is shown goes in as text or as an attribute, never as markup
 
 function add(parent, tag, attributes = {}, text = null) {
   const svg = tag === "svg" || parent.namespaceURI === NS;
@@ -20,41 +20,60 @@ function add(parent, tag, attributes = {}, text = null) {
 function card(parent, title, note, kind) {
   const box = add(parent, "section", { class: `lw-card lw-${kind}`, "aria-label": title });
   const head = add(box, "div", { class: "lw-title" });
-  add(head, "b", {}, title);
+  const name = add(head, "b", {}, title);
   const small = add(head, "small", {}, note);
-  return { box, head, small, body: add(box, "div", { class: "lw-body" }) };
+  return { box, head, name, small, body: add(box, "div", { class: "lw-body" }) };
 }
 
+// Numbers as a person reads them
+
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const integer = (value) => (isNumber(value) ? Math.round(value).toLocaleString("en") : "–");
+const percent = (share, digits = 1) => (isNumber(share) ? `${(100 * share).toFixed(digits)}%` : "–");
+const words = (values) => Object.entries(values ?? {}).map(([name, value]) => `${name} ${plain(value)}`).join(", ");
+
 function number(value, digits = 3) {
-  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (!isNumber(value)) return "–";
   const size = Math.abs(value);
   if (size >= 1e9) return `${(value / 1e9).toFixed(2)}B`;
-  if (size >= 1e6) return `${(value / 1e6).toFixed(1)}M`;
+  if (size >= 1e6) return `${(value / 1e6).toFixed(2)}M`;
   if (size >= 1e4) return `${(value / 1e3).toFixed(1)}k`;
-  if (size > 0 && size < 1e-2) return value.toExponential(1);
+  if (size > 0 && size < 10 ** -digits) return value.toExponential(1);
   return value.toFixed(digits);
 }
 
-const percent = (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(1)}%`);
-const words = (values) => Object.entries(values ?? {}).map(([name, value]) => `${name} ${plain(value)}`).join(", ");
-const plain = (value) => (typeof value === "number" ? String(+value.toPrecision(6)) : JSON.stringify(value));
-
-function duration(seconds) {
-  if (seconds === null || seconds === undefined) return "–";
-  if (seconds < 90) return `${Math.round(seconds)} s`;
-  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+function plain(value) {
+  if (isNumber(value)) return Number.isInteger(value) ? integer(value) : String(Number(value.toPrecision(4)));
+  return typeof value === "string" ? value : JSON.stringify(value) ?? "–";
 }
 
-function smooth(values, keep) {
+function duration(seconds) {
+  if (!isNumber(seconds)) return "–";
+  if (seconds < 100) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172800 ? `${(seconds / 3600).toFixed(1)} h` : `${(seconds / 86400).toFixed(1)} d`;
+}
+
+// Series {step, value}; null marks a value that was not finite
+
+/** How many steps the smooth curve looks back: about a fiftieth of the run, in round numbers. */
+function horizonOf({ step }) {
+  const span = step.length ? step.at(-1) - step[0] : 0;
+  return [5, 10, 20, 50, 100, 200, 500, 1000].find((horizon) => horizon * 50 >= span) ?? 2000;
+}
+
+/** Exponential mean, weighted by the distance in steps: a thinned series gives the same curve as a full one. */
+function smooth({ step, value }, horizon) {
   let mean = null;
-  return values.map((value) => {
-    if (value === null) return mean;
-    mean = mean === null ? value : keep * mean + (1 - keep) * value;
+  let last = null;
+  return value.map((v, i) => {
+    if (v === null) return null;
+    const keep = mean === null ? 0 : Math.exp(-(step[i] - last) / horizon);
+    mean = keep * (mean ?? 0) + (1 - keep) * v;
+    last = step[i];
     return mean;
   });
 }
-
-// Charts
 
 function ticks(low, high, count) {
   const raw = (high - low) / count || 1;
@@ -65,30 +84,39 @@ function ticks(low, high, count) {
   return found;
 }
 
+// Charts
+
+let clips = 0;
+
 class LossChart {
   constructor(parent) {
     this.card = card(parent, "Loss", "dashed marks are interventions", "loss");
-    this.keep = 0.9;
+    this.smooth = true;
     this.log = false;
     this.zoom = null;
-    this.switch("smoothing", ["raw", "smooth"], 1, (index) => (this.keep = index ? 0.9 : 0));
-    this.switch("scale", ["lin", "log"], 0, (index) => (this.log = index === 1));
-    this.card.body.addEventListener("dblclick", () => this.zoomTo(null));
-    this.card.body.addEventListener("pointerdown", (event) => this.drag(event));
-    this.card.body.addEventListener("pointermove", (event) => this.point(event));
-    this.card.body.addEventListener("pointerleave", () => this.tip?.remove());
+    this.legend = add(this.card.head, "span", { class: "lw-legend", "aria-hidden": "true" });
+    this.choice("Curve", ["raw", "smooth"], 1, (index) => (this.smooth = index === 1));
+    this.choice("Loss axis", ["lin", "log"], 0, (index) => (this.log = index === 1));
+    const { body } = this.card;
+    body.title = "drag to zoom, double-click to see everything";
+    this.plot = add(body, "div");
+    this.tip = add(body, "div", { class: "lw-tip", hidden: true });
+    this.span = add(body, "div", { class: "lw-span", hidden: true });
+    body.addEventListener("dblclick", () => this.zoomTo(null));
+    body.addEventListener("pointerdown", (event) => this.drag(event));
+    body.addEventListener("pointermove", (event) => this.point(event));
+    body.addEventListener("pointerleave", () => (this.tip.hidden = true));
   }
 
-  switch(label, names, chosen, change) {
-    const group = add(this.card.head, "span", { class: "lw-switch", role: "group", "aria-label": label });
-    const buttons = names.map((name, index) =>
-      add(group, "button", { type: "button", "aria-pressed": index === chosen, onclick: () => choose(index) }, name));
+  choice(label, names, chosen, change) {
+    const group = add(this.card.head, "span", { class: "lw-choice", role: "group", "aria-label": label });
     const choose = (index) => {
       buttons.forEach((button, at) => button.setAttribute("aria-pressed", at === index));
       change(index);
       this.draw();
     };
-    choose.call(null, chosen);
+    const buttons = names.map((name, index) =>
+      add(group, "button", { type: "button", "aria-pressed": String(index === chosen), onclick: () => choose(index) }, name));
   }
 
   zoomTo(range) {
@@ -99,92 +127,130 @@ class LossChart {
   draw(story = this.story) {
     this.story = story;
     const loss = story?.series.loss;
-    if (!loss || loss.step.length < 2) return;
+    if (!loss || loss.step.length < 2) {
+      this.plot.replaceChildren();
+      add(this.plot, "p", { class: "lw-dim lw-empty" }, "The curve begins with the second step.");
+      return;
+    }
     const width = this.card.body.clientWidth || 600;
     const [x0, x1] = this.zoom ?? [loss.step[0], loss.step.at(-1)];
-    const frame = (this.frame = { left: 40, right: width - 10, top: 8, bottom: 212, x0, x1, width, height: 236 });
-    const value = (v) => (v === null || (this.log && v <= 0) ? null : this.log ? Math.log10(v) : v);
-    const visible = loss.value.filter((v, i) => v !== null && loss.step[i] >= x0 && loss.step[i] <= x1).map(value);
-    const sorted = visible.filter((v) => v !== null).sort((a, b) => a - b);
-    if (!sorted.length) return;
-    frame.y0 = sorted[0];
-    frame.y1 = sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * (this.zoom || this.log ? 1 : 0.98)))];
-    const margin = (frame.y1 - frame.y0 || 1) * 0.06;
-    frame.y0 -= margin;
-    frame.y1 += margin;
-    this.paint(story, loss, value);
+    this.frame = { left: 40, right: width - 10, top: 8, bottom: 206, x0, x1, width, height: 228 };
+    const shown = (v) => (v === null || (this.log && v <= 0) ? null : this.log ? Math.log10(v) : v);
+    if (this.fit([loss, story.series.val_loss], shown)) this.paint(story, loss, shown);
   }
 
-  paint(story, loss, value) {
+  /** The range of values: from the lowest to nearly the highest, so that a first spike hides nothing. */
+  fit(curves, shown) {
+    const { x0, x1 } = this.frame;
+    const inside = curves.filter(Boolean).flatMap(({ step, value }) => value.filter((_, i) => step[i] >= x0 && step[i] <= x1));
+    const sorted = inside.map(shown).filter((v) => v !== null).sort((a, b) => a - b);
+    if (!sorted.length) return false;
+    const share = this.zoom || this.log ? 1 : 0.985;
+    const [low, high] = [sorted[0], sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]];
+    const room = (high - low || 1) * 0.06;
+    Object.assign(this.frame, { y0: low - room, y1: high + room });
+    return true;
+  }
+
+  paint(story, loss, shown) {
     const { left, right, top, bottom, x0, x1, y0, y1, width, height } = this.frame;
     const x = (this.x = (step) => left + ((step - x0) / (x1 - x0 || 1)) * (right - left));
     const y = (v) => bottom - ((v - y0) / (y1 - y0)) * (bottom - top);
-    this.card.body.replaceChildren();
-    const svg = add(this.card.body, "svg", { width, height, role: "img", "aria-label": "loss over steps" });
-    const clip = `lw-clip-${Math.random().toString(36).slice(2)}`;
-    const area = add(add(svg, "clipPath", { id: clip }), "rect", { x: left, y: top, width: right - left });
-    area.setAttribute("height", bottom - top);
+    this.plot.replaceChildren();
+    const svg = add(this.plot, "svg", { width, height, role: "img" });
+    svg.setAttribute("aria-label", `Loss over ${loss.step.length} points, ${story.doc.marks.length} interventions marked`);
+    const clip = `lw-clip-${++clips}`;
+    add(add(svg, "clipPath", { id: clip }), "rect", { x: left, y: top, width: right - left, height: bottom - top });
     for (const at of ticks(y0, y1, 5)) {
       add(svg, "line", { class: "lw-grid", x1: left, x2: right, y1: y(at), y2: y(at) });
       add(svg, "text", { x: left - 6, y: y(at) + 3, "text-anchor": "end" }, number(this.log ? 10 ** at : at, 2));
     }
-    for (const at of ticks(x0, x1, 7)) add(svg, "text", { x: x(at), y: bottom + 15, "text-anchor": "middle" }, at);
-    const group = add(svg, "g", { "clip-path": `url(#${clip})` });
-    const line = (name, steps, values) => {
-      const parts = steps.map((step, i) => [x(step), value(values[i])]).filter(([, v]) => v !== null);
+    for (const at of ticks(x0, x1, width < 420 ? 4 : 8).filter(Number.isInteger)) {
+      add(svg, "text", { x: x(at), y: bottom + 16, "text-anchor": "middle" }, at);
+    }
+    const curves = add(svg, "g", { "clip-path": `url(#${clip})` });
+    const line = (kind, steps, values) => {
+      const parts = steps.map((step, i) => [x(step), shown(values[i])]).filter(([, v]) => v !== null);
       const d = parts.map(([px, v], i) => `${i ? "L" : "M"}${px.toFixed(1)} ${y(v).toFixed(1)}`).join("");
-      add(group, "path", { class: name, d });
+      add(curves, "path", { class: kind, d });
     };
-    line(this.keep ? "lw-raw" : "lw-train", loss.step, loss.value);
-    if (this.keep) line("lw-train", loss.step, smooth(loss.value, this.keep));
+    line(this.smooth ? "lw-raw" : "lw-train", loss.step, loss.value);
+    if (this.smooth) line("lw-train", loss.step, smooth(loss, horizonOf(loss)));
     const validation = story.series.val_loss;
     if (validation) line("lw-val", validation.step, validation.value);
     for (const mark of story.doc.marks) this.mark(svg, mark);
+    this.explain(validation);
   }
 
   mark(svg, mark) {
     const { top, bottom, x0, x1 } = this.frame;
     if (mark.step < x0 || mark.step > x1) return;
     const at = this.x(mark.step);
-    const group = add(svg, "g", { class: mark.method.startsWith("emergency") ? "lw-mark lw-bad" : "lw-mark" });
+    const group = add(svg, "g", { class: mark.method.startsWith("emergency") ? "lw-mark lw-worse" : "lw-mark" });
     add(group, "line", { x1: at, x2: at, y1: top, y2: bottom });
     add(group, "path", { d: `M${at - 5} ${top}h10l-5 8z` });
     add(group, "title", {}, `${mark.method} ${words(mark.args)} at step ${mark.step}`);
   }
 
-  step(event) {
+  explain(validation) {
+    const names = this.smooth ? [["lw-raw", "train"], ["lw-train", "train (EMA)"]] : [["lw-train", "train"]];
+    if (validation?.step.length > 1) names.push(["lw-val", "validation"]);
+    const key = names.join();
+    if (key === this.explained) return;
+    this.explained = key;
+    this.legend.replaceChildren();
+    for (const [kind, name] of names) {
+      const entry = add(this.legend, "span");
+      add(add(entry, "svg", { width: 20, height: 8 }), "path", { class: kind, d: "M0 4h20" });
+      add(entry, "small", {}, name);
+    }
+  }
+
+  stepAt(event) {
     const { left, right, x0, x1 } = this.frame;
-    const at = event.clientX - this.card.body.getBoundingClientRect().left;
-    return x0 + (Math.min(Math.max(at, left), right) - left) / (right - left) * (x1 - x0);
+    const at = Math.min(Math.max(event.clientX - this.card.body.getBoundingClientRect().left, left), right);
+    return { at, step: x0 + ((at - left) / (right - left)) * (x1 - x0) };
   }
 
   drag(event) {
     if (!this.frame || event.button) return;
-    const from = this.step(event);
-    const done = (last) => {
-      const to = this.step(last);
-      const range = [Math.min(from, to), Math.max(from, to)];
-      if (Math.abs(this.x(from) - this.x(to)) > 8) this.zoomTo(range);
+    event.preventDefault();
+    const from = this.stepAt(event);
+    const show = (moved) => {
+      const { at } = this.stepAt(moved);
+      this.span.hidden = false;
+      this.span.style.left = `${Math.min(at, from.at)}px`;
+      this.span.style.width = `${Math.abs(at - from.at)}px`;
     };
+    const done = (last) => {
+      window.removeEventListener("pointermove", show);
+      this.span.hidden = true;
+      const to = this.stepAt(last);
+      if (Math.abs(from.at - to.at) > 8) this.zoomTo([from.step, to.step].sort((a, b) => a - b));
+    };
+    window.addEventListener("pointermove", show);
     window.addEventListener("pointerup", done, { once: true });
   }
 
   point(event) {
     const loss = this.story?.series.loss;
     if (!this.frame || !loss) return;
-    const step = this.step(event);
+    const { step } = this.stepAt(event);
     const index = loss.step.findIndex((at) => at >= step);
     if (index < 0) return;
-    this.tip?.remove();
-    const left = Math.min(this.x(loss.step[index]) + 8, this.frame.width - 130);
-    this.tip = add(this.card.body, "div", { class: "lw-tip", style: `left:${left}px` });
-    this.tip.textContent = `step ${loss.step[index]} · loss ${number(loss.value[index])}`;
+    this.tip.hidden = false;
+    this.tip.style.left = `${Math.min(this.x(loss.step[index]) + 10, this.frame.width - 140)}px`;
+    this.tip.textContent = `step ${integer(loss.step[index])} · loss ${number(loss.value[index])}`;
   }
 }
 
 class Heatmap {
   constructor(parent) {
     this.card = card(parent, "Expert load", "1.0 = balanced share", "heat");
+    const scale = add(this.card.head, "span", { class: "lw-scale", "aria-hidden": "true" });
+    add(scale, "small", {}, "0");
+    add(scale, "i");
+    add(scale, "small", {}, "2");
   }
 
   draw({ doc: { experts } }) {
@@ -193,18 +259,19 @@ class Heatmap {
     const { layers, load, live } = experts;
     const width = this.card.body.clientWidth || 300;
     const columns = Math.max(...load.map((row) => row.length));
-    const [wide, high, left] = [(width - 30) / columns, Math.max(14, Math.min(40, 176 / load.length)), 26];
+    const [left, high] = [26, Math.max(12, Math.min(72, 170 / load.length))];
+    const wide = (width - left - 4) / columns;
     const height = high * load.length + 22;
     this.card.body.replaceChildren();
-    const svg = add(this.card.body, "svg", { width, height, role: "img", "aria-label": "load of each expert" });
+    const svg = add(this.card.body, "svg", { width, height, role: "img", "aria-label": "Load of each expert, one row per layer" });
     load.forEach((row, r) => {
       add(svg, "text", { x: left - 6, y: high * (r + 0.5) + 3, "text-anchor": "end" }, layers[r]);
       row.forEach((share, e) => {
         const alive = live?.[r]?.[e] ?? true;
-        const rest = { x: left + wide * e, y: high * r, width: wide - 1, height: high - 1 };
-        const cell = add(svg, "rect", { class: alive ? "lw-cell" : "lw-cell lw-free", ...rest });
+        const place = { x: left + wide * e, y: high * r, width: Math.max(1, wide - 1.5), height: high - 1.5, rx: 2 };
+        const cell = add(svg, "rect", { class: alive ? "lw-cell" : "lw-cell lw-free", ...place });
         if (alive) cell.style.fill = loadColour(share);
-        add(cell, "title", {}, `layer ${layers[r]} · expert ${e}: ${alive ? `${number(share, 2)}×` : "free slot"}`);
+        add(cell, "title", {}, `layer ${layers[r]}, expert ${e}: ${alive ? `${number(share, 2)} × its share` : "free slot"}`);
       });
     });
     const every = Math.ceil(columns / 16);
@@ -229,23 +296,25 @@ class Depth {
     this.card.box.hidden = !depth?.usage?.length;
     if (this.card.box.hidden) return;
     const width = this.card.body.clientWidth || 300;
-    const [left, bottom, height] = [34, 176, 198];
+    const [left, bottom, height] = [38, 170, 192];
     const wide = (width - left - 4) / depth.usage.length;
-    const y = (share) => bottom - share * (bottom - 6);
+    const y = (share) => bottom - share * (bottom - 8);
     this.card.body.replaceChildren();
-    const svg = add(this.card.body, "svg", { width, height, role: "img", "aria-label": "use of each layer" });
-    for (const at of [0, 0.5, 1]) {
+    const svg = add(this.card.body, "svg", { width, height, role: "img", "aria-label": "Share of tokens that take each layer" });
+    for (const at of [0, 0.25, 0.5, 0.75, 1]) {
       add(svg, "line", { class: "lw-grid", x1: left, x2: width, y1: y(at), y2: y(at) });
-      add(svg, "text", { x: left - 6, y: y(at) + 3, "text-anchor": "end" }, `${100 * at}%`);
+      add(svg, "text", { x: left - 6, y: y(at) + 3, "text-anchor": "end" }, percent(at, 0));
     }
+    const every = Math.ceil(depth.usage.length / 16);
     depth.usage.forEach((share, layer) => {
-      const at = left + wide * layer;
-      const size = { x: at + wide * 0.12, width: wide * 0.76, y: y(share ?? 0), height: bottom - y(share ?? 0) };
-      add(add(svg, "rect", { class: "lw-bar", ...size }), "title", {}, `layer ${layer}: ${percent(share)}`);
-      add(svg, "text", { x: at + wide / 2, y: height - 6, "text-anchor": "middle" }, layer);
+      const at = left + wide * (layer + 0.5);
+      const bar = Math.min(wide * 0.76, 60);
+      const place = { x: at - bar / 2, width: bar, y: y(share ?? 0), height: bottom - y(share ?? 0) };
+      add(add(svg, "rect", { class: "lw-bar", ...place }), "title", {}, `layer ${layer}: ${percent(share)}`);
+      if (layer % every === 0) add(svg, "text", { x: at, y: height - 6, "text-anchor": "middle" }, layer);
     });
     const mean = depth.usage.reduce((sum, share) => sum + (share ?? 0), 0) / depth.usage.length;
     add(svg, "line", { class: "lw-mean", x1: left, x2: width, y1: y(mean), y2: y(mean) });
-    add(svg, "text", { class: "lw-warn", x: width - 4, y: y(mean) - 4, "text-anchor": "end" }, `mean ${percent(mean)}`);
+    add(svg, "text", { class: "lw-note", x: width - 4, y: y(mean) - 5, "text-anchor": "end" }, `mean ${percent(mean, 0)}`);
   }
 }

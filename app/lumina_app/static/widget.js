@@ -2,9 +2,14 @@
 // back what is clicked. It must not know how a run is stored, and puts stored text into the page as text, never markup.
 
 const OVER = new Set(["finished", "stopped", "failed", "crashed"]);
+const AUTONOMY = { observe: "observing", ask: "supervised", auto: "autonomous" };
 const MOST_POINTS = 6000; // then the whole line is asked for again, thinned by the store
+const MOST_EVENTS = 100;
+const MOST_RECEIPTS = 8;
 const SILENCE_MS = 10000;
-const GONE = "No contact with the kernel. If it was restarted, run Dashboard(lumina.attach(...)) in a new cell.";
+const PATIENCE_MS = 4000; // before a page that has heard nothing yet says so
+
+const fresh = () => Math.random().toString(36).slice(2);
 
 // What has been told so far
 
@@ -13,20 +18,22 @@ class Story {
     this.series = {};
     this.events = [];
     this.doc = null;
+    this.trouble = null;
   }
 
-  take(doc) {
-    const { full, series } = doc.series;
-    if (full) this.series = {};
+  /** `news` is everything when it is `full`, else what has changed. */
+  take({ full, series, events, ...news }) {
+    if (full || !this.doc) Object.assign(this, { series: {}, events: [] });
     for (const [name, { step, value }] of Object.entries(series)) {
       const known = (this.series[name] ??= { step: [], value: [] });
       known.step.push(...step);
       known.value.push(...value);
     }
-    const seen = new Set(full ? [] : this.events.map((event) => event.id));
-    const fresh = doc.events.filter((event) => !seen.has(event.id));
-    this.events = [...fresh, ...(full ? [] : this.events)].sort((a, b) => b.id - a.id).slice(0, 100);
-    this.doc = doc;
+    const seen = new Set(this.events.map((event) => event.id));
+    const unseen = events.filter((event) => !seen.has(event.id));
+    this.events = [...this.events, ...unseen].sort((a, b) => b.id - a.id).slice(0, MOST_EVENTS);
+    this.doc = { ...this.doc, ...news };
+    this.trouble = null;
   }
 
   latest(name) {
@@ -40,119 +47,159 @@ class Story {
 
 // Panels
 
-const LOGO = "M6 5v11h9";
-
 class Header {
-  constructor(parent, act, refresh) {
+  constructor(parent, act) {
     const bar = add(parent, "header", { class: "lw-head" });
     const logo = add(bar, "svg", { width: 22, height: 22, "aria-hidden": "true" });
     add(logo, "rect", { class: "lw-logo", width: 22, height: 22, rx: 6 });
-    add(logo, "path", { d: LOGO, stroke: "#fff", "stroke-width": 2.2, fill: "none", "stroke-linecap": "round" });
+    add(logo, "path", { d: "M6 5v11h9", stroke: "#fff", "stroke-width": 2.2, fill: "none", "stroke-linecap": "round" });
     add(logo, "circle", { cx: 14.5, cy: 8, r: 2, fill: "#fff" });
     this.name = add(bar, "b", { class: "lw-name" });
-    this.pill = add(bar, "span", { class: "lw-pill", role: "status" });
-    this.steps = add(bar, "span", { class: "lw-pill lw-steps" });
-    add(bar, "span", { class: "lw-space" });
-    const button = (label, kind, onclick) => add(bar, "button", { type: "button", class: kind, onclick }, label);
+    const pill = add(bar, "span", { class: "lw-pill lw-state", role: "status" });
+    add(pill, "i");
+    this.pill = pill;
+    this.state = add(pill, "b");
+    this.progress = add(bar, "span", { class: "lw-pill lw-progress" });
+    this.health = add(bar, "span", { class: "lw-pill lw-health" });
+    const buttons = add(bar, "span", { class: "lw-control" });
+    const button = (label, kind, onclick) => add(buttons, "button", { type: "button", class: kind, onclick }, label);
     this.pause = button("Pause", "lw-pause", () => act(this.pause.dataset.action));
     this.checkpoint = button("Checkpoint", "lw-checkpoint", () => act("checkpoint"));
     this.stop = button("Stop", "lw-stop", () => act("stop"));
-    this.refresh = button("Refresh", "lw-refresh", refresh);
   }
 
-  draw({ doc }, silent) {
-    const over = OVER.has(doc.state);
-    const state = silent && !over ? "no contact" : doc.state;
-    this.name.textContent = doc.name;
-    this.pill.textContent = doc.phase && !over ? `${state} · ${doc.phase}` : state;
-    this.pill.dataset.state = state;
-    const total = doc.total_steps ? ` of ${doc.total_steps.toLocaleString("en")}` : "";
-    const eta = over || !doc.eta_s ? "" : ` · ${duration(doc.eta_s)} left`;
-    this.steps.textContent = `step ${(doc.step ?? 0).toLocaleString("en")}${total}${eta}`;
-    this.pause.dataset.action = doc.state === "paused" ? "unpause" : "pause";
-    this.pause.textContent = doc.state === "paused" ? "Resume" : "Pause";
-    for (const button of [this.pause, this.checkpoint, this.stop]) button.hidden = over;
-    this.refresh.hidden = !over && !silent;
-  }
-}
-
-class Figures {
-  constructor(parent) {
-    this.row = add(parent, "div", { class: "lw-figures" });
-  }
-
-  draw(story) {
-    const { doc } = story;
-    const losses = smooth(story.series.loss?.value ?? [], 0.9);
-    const change = losses.length > 20 ? losses.at(-1) - losses.at(-20) : null;
-    const depth = doc.depth?.usage?.length;
-    const dropped = story.latest("moe.drop_fraction");
-    const tiles = [
-      ["Train loss (EMA)", number(losses.at(-1)), change === null ? "" : `${change > 0 ? "▲" : "▼"} ${number(Math.abs(change))}`],
-      ["Val perplexity", number(story.latest("val_perplexity"), 2), ""],
-      ["Throughput", number(story.latest("throughput"), 0), "tok/s"],
-      ["Grad norm", number(story.latest("grad_norm"), 2), ""],
-      ["Learning rate", number(story.latest("learning_rate")), ""],
-      ["Routing entropy", number(story.latest("moe.routing_entropy")), "of 1"],
-      ["Tokens dropped", dropped === null ? "–" : number(100 * dropped, 2), "%"],
-      ["Mean depth", number(story.latest("mod.average_depth"), 2), depth ? `of ${depth}` : ""],
-    ].filter(([, value]) => value !== "–");
-    this.row.replaceChildren();
-    for (const [label, value, unit] of tiles) {
-      const tile = add(this.row, "div", { class: "lw-figure" });
-      add(tile, "small", {}, label);
-      add(tile, "b", {}, value);
-      add(tile, "em", { class: unit[0] === "▼" ? "lw-ok" : unit[0] === "▲" ? "lw-bad" : null }, unit);
+  draw({ doc }, contact) {
+    const { state, status } = doc;
+    const over = OVER.has(state);
+    const shown = contact || over ? state : `last seen ${state}`;
+    this.name.textContent = doc.run;
+    this.state.textContent = shown;
+    this.pill.dataset.state = contact || over ? state : "lost";
+    this.progress.textContent = progress(status, state);
+    const issues = over ? [] : status.health?.issues ?? [];
+    this.health.hidden = !issues.length;
+    this.health.textContent = status.health?.status ?? "";
+    this.health.title = issues.map((issue) => issue.message).join("\n");
+    this.pause.dataset.action = state === "paused" ? "unpause" : "pause";
+    this.pause.textContent = state === "paused" ? "Resume" : "Pause";
+    for (const button of [this.pause, this.checkpoint, this.stop]) {
+      button.hidden = over;
+      button.disabled = !contact || state === "stopping";
     }
   }
 }
 
+/** "supervised · step 120 of 300 · 2 min left" */
+function progress(status, state) {
+  const parts = [AUTONOMY[status.autonomy] ?? status.autonomy];
+  if (status.phase) parts.push(status.phase);
+  else parts.push(`step ${integer(status.step ?? 0)}${status.total_steps ? ` of ${integer(status.total_steps)}` : ""}`);
+  if (state === "running" && status.eta_s) parts.push(`${duration(status.eta_s)} left`);
+  return parts.filter(Boolean).join(" · ");
+}
+
+class Figures {
+  constructor(parent) {
+    this.row = add(parent, "dl", { class: "lw-figures", "aria-label": "Figures of the last step" });
+  }
+
+  draw(story) {
+    const layers = story.doc.depth?.usage ?? [];
+    const depth = layers.length ? layers.reduce((sum, share) => sum + (share ?? 0), 0) : null;
+    const dropped = story.latest("moe.drop_fraction");
+    const rate = story.latest("learning_rate");
+    this.row.replaceChildren();
+    this.tile("Train loss (EMA)", ...trainLoss(story.series.loss));
+    this.tile("Val perplexity", number(story.latest("val_perplexity"), 2));
+    this.tile("Throughput", number(story.latest("throughput"), 0), "tok/s");
+    this.tile("Grad norm", number(story.latest("grad_norm"), 2));
+    this.tile("Learning rate", rate === null ? "–" : rate.toExponential(1));
+    this.tile("Routing entropy", number(story.latest("moe.routing_entropy")), "of 1");
+    this.tile("Tokens dropped", dropped === null ? "–" : number(100 * dropped, 2), "%");
+    this.tile("Mean depth", number(depth, 2), `of ${layers.length}`);
+  }
+
+  tile(label, value, unit = "", kind = null) {
+    const tile = add(this.row, "div", { class: "lw-card lw-figure" });
+    add(tile, "dt", {}, label);
+    const shown = add(tile, "dd");
+    add(shown, "b", {}, value);
+    if (value !== "–" && unit) add(shown, "em", { class: kind }, unit);
+  }
+}
+
+/** The mean over a horizon now, and how it differs from two horizons ago. */
+function trainLoss(loss) {
+  const means = loss ? smooth(loss, horizonOf(loss)) : [];
+  const now = means.findLast((mean) => mean !== null) ?? null;
+  if (now === null) return ["–"];
+  const then = loss.step.at(-1) - 2 * horizonOf(loss);
+  const before = means[loss.step.findLastIndex((step) => step <= then)] ?? null;
+  if (before === null) return [number(now)];
+  const worse = now > before;
+  return [number(now), `${worse ? "▲" : "▼"} ${Math.abs(now - before).toFixed(3)}`, worse ? "lw-worse" : "lw-better"];
+}
+
 class Approvals {
   constructor(parent, act) {
-    this.card = card(parent, "Approvals", "", "approvals");
+    this.card = card(parent, "Nothing to approve", "", "approvals");
     this.act = act;
     this.shown = null;
   }
 
-  draw({ doc }) {
-    const open = doc.queue.open;
-    const first = open[0] ?? null;
-    const key = first ? `${first.id} ${open.length}` : `none ${doc.state}`;
-    if (key === this.shown) return; // keeps what is being typed
+  draw({ doc }, contact) {
+    const first = OVER.has(doc.state) ? null : doc.queue.open[0] ?? null;
+    const key = first ? `${first.id} ${doc.queue.open.length}` : `none ${doc.state}`;
+    if (key !== this.shown) this.show(doc, first); // else what is being typed stays
     this.shown = key;
+    for (const button of this.card.body.querySelectorAll("button")) button.disabled = !contact || this.sent === first?.id;
+  }
+
+  show(doc, first) {
     this.card.box.classList.toggle("lw-asks", first !== null);
-    this.card.small.textContent = first ? `${open.length} in queue · step ${first.step}` : "";
+    this.card.name.textContent = first ? "Approval needed" : "Nothing to approve";
+    this.card.small.textContent = first ? `${doc.queue.open.length} in queue · step ${integer(first.step)}` : "";
     this.card.body.replaceChildren();
     if (first) this.ask(first);
-    else add(this.card.body, "p", { class: "lw-dim" }, "Nothing waits for you.");
+    else add(this.card.body, "p", { class: "lw-dim" }, quiet(doc));
   }
 
   ask(proposal) {
     const { body } = this.card;
+    const sure = Math.round(100 * (proposal.confidence ?? 0));
     add(body, "code", { class: "lw-method" }, proposal.method);
-    const sure = Math.round(100 * proposal.confidence);
-    const bar = add(body, "div", { class: "lw-sure", title: `confidence ${sure} %` });
-    add(bar, "i", { style: `width:${sure}%` });
-    add(body, "p", {}, `${proposal.evidence?.summary ?? ""} Confidence ${sure} %.`);
+    const meter = add(body, "div", { class: "lw-sure", role: "meter", "aria-label": "Confidence", "aria-valuenow": sure });
+    add(meter, "i", { style: `width:${sure}%` });
+    add(body, "p", { class: "lw-dim" }, `${proposal.evidence?.summary ?? ""} Confidence ${sure}%.`);
     const form = add(body, "div", { class: "lw-args" });
     const inputs = Object.entries(proposal.args).map(([name, value]) => {
       const label = add(form, "label", {}, name);
-      return add(label, "input", { name, value, "data-was": value, disabled: true, inputmode: "decimal" });
+      return add(label, "input", { name, value, "data-was": value, readonly: true, inputmode: "decimal", autocomplete: "off" });
     });
-    const expires = `Expires at step ${proposal.expires_step}: ${proposal.default_at_expiry ?? "no change"}.`;
-    add(body, "p", { class: "lw-dim" }, expires);
-    const row = add(body, "div", { class: "lw-buttons" });
-    const answer = (action, args) => {
-      row.querySelectorAll("button").forEach((button) => (button.disabled = true));
-      this.act(action, { proposal: proposal.id, args }, () => (this.shown = null));
-    };
+    if (proposal.expires_step) {
+      const then = `Expires at step ${integer(proposal.expires_step)}: ${proposal.default_at_expiry ?? "no change"}.`;
+      add(body, "p", { class: "lw-dim" }, then);
+    }
+    this.buttons(proposal, inputs);
+  }
+
+  buttons(proposal, inputs) {
+    const row = add(this.card.body, "div", { class: "lw-buttons" });
     const button = (label, kind, onclick) => add(row, "button", { type: "button", class: kind, onclick }, label);
-    button("Approve", "lw-approve", () => answer("approve", changed(inputs)));
+    const answer = (action, args) => {
+      this.sent = proposal.id;
+      row.querySelectorAll("button").forEach((each) => (each.disabled = true));
+      this.act(action, { proposal: proposal.id, args }, () => (this.sent = null));
+    };
+    button("Approve", "lw-approve", () => answer("approve", edited(inputs)));
     const edit = button("Edit", "lw-edit", () => {
-      const editing = inputs[0]?.disabled;
-      inputs.forEach((input) => (input.disabled = !editing));
-      edit.textContent = editing ? "Done" : "Edit";
-      if (editing) inputs[0].focus();
+      const begin = inputs[0].readOnly;
+      for (const input of inputs) {
+        input.readOnly = !begin;
+        if (!begin) input.value = input.dataset.was;
+      }
+      edit.textContent = begin ? "Cancel edit" : "Edit";
+      if (begin) inputs[0].select();
     });
     edit.hidden = !inputs.length;
     button("Reject", "lw-reject", () => answer("reject", {}));
@@ -160,43 +207,106 @@ class Approvals {
 }
 
 // Only what was edited: the trainer fills in the rest from the proposal, and checks it all.
-function changed(inputs) {
-  return Object.fromEntries(inputs.filter((input) => input.value !== input.dataset.was).map((i) => [i.name, i.value]));
+function edited(inputs) {
+  return Object.fromEntries(inputs.filter((input) => input.value !== input.dataset.was).map((i) => [i.name, i.value.trim()]));
 }
 
+function quiet({ state, status }) {
+  if (OVER.has(state)) return `The run is ${state}; nothing waits for a decision.`;
+  if (status.autonomy === "observe") return "The orchestrator only observes: it proposes nothing.";
+  if (status.autonomy === "auto") return "The orchestrator acts alone within its limits.";
+  return "When the orchestrator wants to change something, it asks here.";
+}
+
+class ByHand {
+  constructor(parent, act, catalogue) {
+    this.box = add(parent, "details", { class: "lw-card lw-hand" });
+    add(this.box, "summary", {}, "Trigger an intervention by hand");
+    const form = add(this.box, "form");
+    this.method = add(form, "select", { name: "method", "aria-label": "intervention" });
+    for (const { method } of catalogue) add(this.method, "option", { value: method }, method);
+    this.doc = add(form, "p", { class: "lw-dim" });
+    this.fields = add(form, "div", { class: "lw-args" });
+    const row = add(form, "div", { class: "lw-buttons" });
+    this.apply = add(row, "button", { type: "submit", class: "lw-apply" }, "Apply");
+    const choose = () => this.ask(catalogue.find(({ method }) => method === this.method.value));
+    this.method.addEventListener("change", choose);
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const given = [...this.fields.querySelectorAll("input")].filter((input) => input.value.trim());
+      act("intervene", { method: this.method.value, args: Object.fromEntries(given.map((i) => [i.name, i.value.trim()])) });
+    });
+    if (catalogue.length) choose();
+    this.usable = catalogue.length > 0;
+  }
+
+  ask({ doc, args }) {
+    this.doc.textContent = doc.split(/\s+/).join(" ");
+    this.fields.replaceChildren();
+    for (const arg of args) {
+      const label = add(this.fields, "label", {}, arg.name);
+      add(label, "input", { name: arg.name, value: arg.default, inputmode: "decimal", autocomplete: "off" });
+      add(this.fields, "small", {}, `${arg.help}; allowed: ${allowed(arg)}`);
+    }
+  }
+
+  draw({ doc }, contact) {
+    this.box.hidden = OVER.has(doc.state) || !this.usable;
+    this.apply.disabled = !contact;
+  }
+}
+
+function allowed({ ge, gt, le }) {
+  const low = ge ?? gt;
+  const from = low === null ? "" : `${ge === null ? "above " : ""}${plain(low)}`;
+  if (from && le !== null) return `${from} to ${plain(le)}`;
+  if (from) return ge === null ? from : `${from} or more`;
+  return le === null ? "any number" : `at most ${plain(le)}`;
+}
+
+// Receipts of everybody, and above them what was asked here and has none: on its way, or refused before it was sent.
 class Receipts {
   constructor(parent) {
-    this.card = card(parent, "Receipts", "what was asked here, and what came of it", "receipts");
-    this.card.box.hidden = true;
+    this.card = card(parent, "Receipts", "values read back from the live run", "receipts");
     this.list = add(this.card.body, "ul", { class: "lw-rows", role: "log", "aria-label": "receipts" });
-    this.rows = new Map();
+    this.own = new Map();
   }
 
-  sent(command, action) {
-    this.card.box.hidden = false;
-    const row = document.createElement("li");
-    add(row, "u", {}, "…");
-    add(row, "span", {}, `${action}: sent`);
-    this.list.prepend(row);
-    while (this.list.children.length > 20) this.list.lastChild.remove();
-    this.rows.set(command, row);
+  sent(click, what) {
+    this.own.set(click, { what, receipt: null, refusal: null });
   }
 
-  answered({ command, action, receipt, refusal }) {
-    const row = this.rows.get(command);
-    if (!row) return;
-    row.className = `lw-${receipt?.state ?? "refused"}`;
-    row.children[0].textContent = receipt ? receipt.step : "–";
-    row.children[1].textContent = receipt ? told(action, receipt) : `${action}: refused: ${refusal}`;
+  answered(click, answer) {
+    Object.assign(this.own.get(click) ?? {}, answer);
+  }
+
+  draw({ doc }) {
+    const told = new Set(doc.receipts.map((receipt) => receipt.id));
+    for (const [click, { receipt }] of this.own) if (receipt && told.has(receipt.id)) this.own.delete(click);
+    this.list.replaceChildren();
+    for (const own of [...this.own.values()].reverse().slice(0, MOST_RECEIPTS)) this.row(own);
+    for (const receipt of doc.receipts.slice(0, MOST_RECEIPTS)) this.row({ what: asked(receipt), receipt });
+    this.card.box.hidden = !this.list.children.length;
+  }
+
+  row({ what, receipt, refusal }) {
+    const state = receipt?.state ?? (refusal ? "refused" : "sent");
+    const row = add(this.list, "li", { class: `lw-${state}`, "data-state": state });
+    add(row, "u", {}, isNumber(receipt?.step) ? integer(receipt.step) : "");
+    const text = add(row, "span", {}, `${what} `);
+    add(text, "i", {}, state);
+    const detail = refusal ?? receipt?.reason ?? (receipt ? change(receipt) : "");
+    if (detail) add(text, "small", {}, detail);
   }
 }
 
-function told(action, { method, args, state, before, after, reason }) {
-  const what = method ? `${method} ${words(args)}` : action;
-  if (state !== "verified") return `${what}: ${state}${reason ? `: ${reason}` : ""}`;
-  const change = Object.entries(after ?? {}).map(([name, value]) =>
-    before && name in before ? `${name} ${plain(before[name])} → ${plain(value)}` : `${name} ${plain(value)}`);
-  return `${what}: verified${change.length ? `: ${change.join(", ")}` : ""}`;
+const asked = ({ kind, method, args }) => (method ? `${method} ${words(args)}` : kind);
+
+/** "routing_temperature 1 → 2.3" for every value that was changed. */
+function change({ before, after }) {
+  const changed = Object.entries(after ?? {}).filter(([name, value]) => JSON.stringify(before?.[name]) !== JSON.stringify(value));
+  return changed.map(([name, value]) =>
+    before && name in before ? `${name} ${plain(before[name])} → ${plain(value)}` : `${name} ${plain(value)}`).join(", ");
 }
 
 class Budget {
@@ -204,25 +314,23 @@ class Budget {
     this.card = card(parent, "Chinchilla budget", "", "budget");
   }
 
-  draw({ doc: { budget, chinchilla_multiplier: multiplier } }) {
+  draw({ doc: { budget, state } }) {
     this.card.box.hidden = !budget?.tokens_optimal;
     if (this.card.box.hidden) return;
-    this.card.small.textContent = multiplier ? `${multiplier} tokens per parameter` : `of ${budget.basis} parameters`;
-    const share = Math.min(budget.progress ?? 0, 1);
+    this.card.small.textContent = `for ${budget.basis} parameters`;
     const around = Math.PI * 44;
-    this.card.body.replaceChildren();
-    const svg = add(this.card.body, "svg", { width: 108, height: 66, role: "img", "aria-label": percent(budget.progress) });
+    const filled = around * Math.min(1, Math.max(0, budget.progress ?? 0));
     const arc = { d: "M10 58a44 44 0 0 1 88 0", "stroke-width": 9, fill: "none", "stroke-linecap": "round" };
+    this.card.body.replaceChildren();
+    const svg = add(this.card.body, "svg", { width: 108, height: 66, role: "img" });
+    svg.setAttribute("aria-label", `${percent(budget.progress)} of the optimal tokens seen`);
     add(svg, "path", { ...arc, class: "lw-track" });
-    if (share > 0) add(svg, "path", { ...arc, class: "lw-fill", "stroke-dasharray": `${around * share} ${around}` });
+    if (filled > 0) add(svg, "path", { ...arc, class: "lw-fill", "stroke-dasharray": `${filled} ${around}` });
     add(svg, "text", { class: "lw-big", x: 54, y: 54, "text-anchor": "middle" }, percent(budget.progress));
     const list = add(this.card.body, "dl");
-    const score = budget.convergence_score;
     const facts = {
-      Seen: number(budget.tokens_seen, 0),
-      Optimal: number(budget.tokens_optimal, 0),
-      Phase: budget.phase ?? "–",
-      Convergence: score === null || score === undefined ? "–" : `${score.toFixed(0)} %`,
+      Seen: number(budget.tokens_seen, 0), Optimal: number(budget.tokens_optimal, 0),
+      Phase: budget.phase ?? "–", Left: OVER.has(state) ? "–" : duration(budget.eta_s),
     };
     for (const [term, value] of Object.entries(facts)) {
       add(list, "dt", {}, term);
@@ -235,19 +343,54 @@ class Events {
   constructor(parent) {
     this.card = card(parent, "Events", "", "events");
     this.list = add(this.card.body, "ul", { class: "lw-rows", tabindex: 0, "aria-label": "events" });
-    this.newest = null;
   }
 
   draw({ events }) {
-    const newest = events[0]?.id ?? null;
-    if (newest === this.newest && this.list.children.length) return;
-    this.newest = newest;
+    const key = `${events[0]?.id} ${events.length}`;
+    if (key === this.shown) return;
+    this.shown = key;
     this.list.replaceChildren();
     for (const event of events) {
       const row = add(this.list, "li", { class: `lw-${event.level}` });
-      add(row, "u", {}, event.step ?? "");
+      add(row, "u", {}, isNumber(event.step) ? integer(event.step) : "");
       add(row, "span", {}, event.message);
     }
+  }
+}
+
+// What to say when something is amiss
+
+class Notice {
+  constructor(parent, again) {
+    this.box = add(parent, "div", { class: "lw-notice", role: "alert", hidden: true });
+    this.again = again;
+  }
+
+  draw(story, contact) {
+    const parts = this.text(story, contact);
+    const key = JSON.stringify(parts);
+    if (key === this.shown) return;
+    this.shown = key;
+    this.box.hidden = !parts;
+    this.box.dataset.kind = parts?.kind ?? "";
+    this.box.replaceChildren();
+    if (!parts) return;
+    add(this.box, "span", {}, parts.text);
+    if (parts.code) add(this.box, "code", {}, parts.code);
+  }
+
+  text({ doc, trouble }, contact) {
+    if (trouble) return { kind: "bad", text: trouble };
+    if (!contact && OVER.has(doc.state)) return null;
+    if (!contact) {
+      const lost = contact === null ? "This is the last state that was saved." : "No word from the kernel for a while: it was probably restarted.";
+      return { kind: "warn", text: `${lost} Training does not need it. To watch the run again:`, code: this.again };
+    }
+    if (doc.state === "failed") return { kind: "bad", text: doc.status.error ?? "The trainer gave up." };
+    if (doc.state === "crashed") {
+      return { kind: "bad", text: "The trainer went away without ending the run. To go on from the last checkpoint:", code: "run.resume()" };
+    }
+    return null;
   }
 }
 
@@ -270,32 +413,9 @@ function followTheme(root) {
   return () => observer.disconnect();
 }
 
-function render({ model, el }) {
-  const view = Math.random().toString(36).slice(2);
-  const story = new Story();
-  const root = add(el, "div", { class: "lumina-widget" });
-  const undone = new Map();
-  let heard = Date.now();
-
-  const say = (message) => {
-    try {
-      model.send(message);
-      return true;
-    } catch {
-      notice.textContent = GONE;
-      return false;
-    }
-  };
-  const hello = () => say({ kind: "hello", view });
-  const act = (action, rest = {}, undo = () => {}) => {
-    const command = Math.random().toString(36).slice(2);
-    receipts.sent(command, action);
-    undone.set(command, undo);
-    if (!say({ kind: "command", command, action, ...rest })) receipts.answered({ command, action, refusal: GONE });
-  };
-
-  const header = new Header(root, act, hello);
-  const notice = add(root, "p", { class: "lw-notice", role: "alert" }, "Waiting for the run…");
+function build(root, model, act) {
+  const header = new Header(root, act);
+  const notice = new Notice(root, model.get("again"));
   const figures = new Figures(root);
   const columns = add(root, "div", { class: "lw-columns" });
   const left = add(columns, "div", { class: "lw-left" });
@@ -304,47 +424,74 @@ function render({ model, el }) {
   const pair = add(left, "div", { class: "lw-pair" });
   const charts = [loss, new Heatmap(pair), new Depth(pair)];
   const approvals = new Approvals(right, act);
+  const byHand = new ByHand(right, act, model.get("catalogue"));
   const receipts = new Receipts(right);
-  const panels = [figures, ...charts, approvals, new Budget(right), new Events(right)];
+  const rest = [new Budget(right), new Events(left)];
+  return { panels: [header, notice, figures, ...charts, approvals, byHand, receipts, ...rest], charts, receipts };
+}
 
+function render({ model, el }) {
+  const page = fresh();
+  const opened = Date.now();
+  const story = new Story();
+  const root = add(el, "div", { class: "lumina-widget" });
+  const undo = new Map();
+  let heard = 0; // when Python last said something
+  let heardAll = false;
+
+  const hello = () => model.send({ kind: "hello", page });
+  const act = (action, rest = {}, refused = () => {}) => {
+    const click = fresh();
+    receipts.sent(click, rest.method ?? action);
+    undo.set(click, refused);
+    model.send({ kind: "command", click, action, ...rest });
+    draw();
+  };
+  const { panels, charts, receipts } = build(root, model, act);
+
+  /** true: the kernel talks; false: it did; null: it never has. */
+  const contact = () => {
+    if (Date.now() - (heard || opened) < (heard ? SILENCE_MS : PATIENCE_MS)) return true;
+    return heard ? false : null;
+  };
   const draw = () => {
     if (!story.doc) return;
-    const silent = Date.now() - heard > SILENCE_MS;
-    header.draw(story, silent);
-    const over = OVER.has(story.doc.state);
-    notice.textContent = silent && !over ? GONE : story.doc.error ?? "";
-    panels.forEach((panel) => panel.draw(story));
+    const now = contact();
+    for (const panel of panels) panel.draw(story, now);
   };
   const onMessage = (message) => {
     heard = Date.now();
     if (message.kind === "live") {
-      if (!story.doc && !message.doc.series.full) return hello();
+      if (!heardAll && !message.doc.full) return; // meant for a page that was there before
+      heardAll = true;
       story.take(message.doc);
       if (story.points > MOST_POINTS) hello();
     } else if (message.kind === "answer") {
-      receipts.answered(message);
-      if (message.receipt?.state !== "verified") undone.get(message.command)?.();
-      undone.delete(message.command);
+      const { click, receipt = null, refusal = null } = message;
+      receipts.answered(click, { receipt, refusal });
+      if (receipt?.state !== "verified") undo.get(click)?.();
+      undo.delete(click);
     } else if (message.kind === "trouble") {
-      notice.textContent = message.message;
-      return;
+      story.trouble = message.message;
     }
     draw();
   };
+
   model.on("msg:custom", onMessage);
   const unfollow = followTheme(root);
   const resized = new ResizeObserver(() => story.doc && charts.forEach((chart) => chart.draw(story)));
   resized.observe(root);
-  const watch = setInterval(() => {
-    if (Date.now() - heard > SILENCE_MS) draw();
-  }, 2000);
+  const watch = setInterval(() => contact() || draw(), 2000);
+  const saved = model.get("snapshot");
+  if (saved?.status) story.take(saved);
+  draw();
   hello();
   return () => {
     clearInterval(watch);
     resized.disconnect();
     unfollow();
     model.off("msg:custom", onMessage);
-    say({ kind: "bye", view });
+    if (contact()) model.send({ kind: "bye", page });
   };
 }
 
