@@ -1,0 +1,166 @@
+"""The number format and the threads of a run follow from the hardware, and what cannot be had is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lumina.hardware import (
+    Hardware,
+    PrecisionError,
+    choose_inference_precision,
+    choose_precision,
+    choose_threads,
+    detect,
+    detect_cpu,
+)
+
+GIB = 2**30
+
+
+def gpu(major: int, minor: int = 0) -> Hardware:
+    return Hardware("cuda", f"GPU sm_{major}{minor}", (major, minor), False, 8, 80 * GIB)
+
+
+def cpu(bf16: bool = False, cores: int = 2) -> Hardware:
+    return Hardware("cpu", "Example CPU", None, bf16, cores, 16 * GIB)
+
+
+MPS = Hardware("mps", "Apple arm64", None, False, 8, 16 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "format", "why"),
+    [
+        (gpu(9), "mixed_bf16", "compute capability 9.0"),
+        (gpu(8), "mixed_bf16", "compute capability 8.0"),
+        (gpu(8, 9), "mixed_bf16", "compute capability 8.9"),
+        (cpu(bf16=True), "mixed_bf16", "the CPU multiplies bfloat16 in hardware"),
+        (cpu(bf16=False), "fp32", "reduced precision gains nothing on this CPU"),
+        (gpu(6, 1), "fp32", "compute capability 6.1 has no fast reduced precision"),
+    ],
+    ids=str,
+)
+def test_the_automatic_choice_is_the_fastest_safe_format(hardware: Hardware, format: str, why: str) -> None:
+    choice = choose_precision("auto", hardware)
+    assert (choice.name, choice.reason) == (format, why)
+
+
+@pytest.mark.parametrize("hardware", [gpu(7), gpu(7, 5), MPS], ids=str)
+def test_where_the_best_format_does_not_exist_yet_the_nearest_is_taken_and_it_says_so(hardware: Hardware) -> None:
+    choice = choose_precision("auto", hardware)
+    assert choice.name == "fp32"
+    assert choice.reason.endswith("fp16 is not available yet")
+
+
+@pytest.mark.parametrize(
+    ("name", "compute", "master", "scaled"),
+    [("fp32", "float32", "float32", False), ("mixed_bf16", "bfloat16", "float32", False)],
+)
+def test_a_format_says_what_it_computes_and_keeps(name: str, compute: str, master: str, scaled: bool) -> None:
+    choice = choose_precision(name, gpu(9))
+    assert (choice.name, choice.compute_dtype, choice.master_dtype, choice.loss_scaling) == (
+        name,
+        compute,
+        master,
+        scaled,
+    )
+    assert hasattr(torch, choice.compute_dtype)
+    assert choice.reason == "as asked for"
+
+
+@pytest.mark.parametrize(
+    ("name", "hardware", "said", "nearest"),
+    [
+        ("mixed_bf16", gpu(7), "is not supported by GPU sm_70 (compute capability 7.0)", "fp32"),
+        ("fp8_e4m3", gpu(8), "is not supported by GPU sm_80 (compute capability 8.0)", "mixed_bf16"),
+        ("fp8_e4m3", gpu(9), "precision fp8_e4m3 is not available yet", "mixed_bf16"),
+        ("mixed_fp16", gpu(8), "precision mixed_fp16 is not available yet", "mixed_bf16"),
+        ("mixed_fp16", cpu(), "is not supported by Example CPU (cpu)", "mixed_bf16"),
+        ("mixed_bf16", MPS, "is not supported by Apple arm64 (mps)", "fp32"),
+        ("fp64", cpu(), "fp64", "fp32"),
+    ],
+    ids=str,
+)
+def test_a_format_that_cannot_be_had_is_refused_with_the_nearest(
+    name: str, hardware: Hardware, said: str, nearest: str
+) -> None:
+    with pytest.raises(PrecisionError) as refused:
+        choose_precision(name, hardware)
+    assert said in str(refused.value)
+    assert refused.value.nearest == nearest
+    assert str(refused.value).endswith(f"the nearest possible is {nearest}")
+    assert choose_precision(nearest, hardware).name == nearest
+
+
+def test_a_slow_format_is_taken_when_asked_for_and_said_to_be_slow() -> None:
+    assert "slower than fp32" in choose_precision("mixed_bf16", cpu(bf16=False)).reason
+    assert "slower" not in choose_precision("mixed_bf16", cpu(bf16=True)).reason
+
+
+def test_inference_takes_the_format_of_training_unless_told_otherwise() -> None:
+    training = choose_precision("mixed_bf16", gpu(9))
+    assert choose_inference_precision("auto", training, gpu(9)) is training
+    assert choose_inference_precision("fp32", training, gpu(9)).name == "fp32"
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (4, 4), (5, 3), (16, 14)])
+def test_above_four_cores_two_are_left_free(cores: int, threads: int) -> None:
+    assert choose_threads(cpu(cores=cores)) == threads
+    assert choose_threads(cpu(cores=cores), requested=3) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "bf16"),
+    [("fpu avx2 avx512f", False), ("fpu avx512_bf16", True), ("amx_tile amx_bf16", True), ("amx_bf16x", False)],
+)
+def test_bfloat16_units_of_a_cpu_are_read_from_its_flags(tmp_path: Path, flags: str, bf16: bool) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor : 0\nmodel name\t: Example 9000\nflags\t\t: {flags}\n\nprocessor : 1\nflags : fpu\n")
+    found = detect_cpu(cpuinfo, tmp_path / "none")
+    assert (found.name, found.cpu_bf16, found.device) == ("Example 9000", bf16, "cpu")
+    assert choose_precision("auto", found).name == ("mixed_bf16" if bf16 else "fp32")
+
+
+def test_a_machine_without_cpuinfo_is_described_all_the_same(tmp_path: Path) -> None:
+    found = detect_cpu(tmp_path / "none", tmp_path / "none")
+    assert found.name
+    assert not found.cpu_bf16
+    assert found.memory_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("800000 100000", 8), ("", 8)]
+)
+def test_the_quota_of_a_container_limits_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    path = tmp_path / "cpu.max"
+    path.write_text(quota + "\n")
+    assert detect_cpu(tmp_path / "none", path).cores == cores
+
+
+def test_a_gpu_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(name="H200", major=9, minor=0, total_memory=141 * GIB)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    found = detect()
+    assert (found.device, found.capability, found.count) == ("cuda", (9, 0), 4)
+    assert str(found).startswith("4× H200 (cuda, 141 GiB, ")
+
+
+def test_apple_comes_before_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert detect().device == "mps"
+
+
+def test_without_either_the_cpu_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(module, "is_available", lambda: False)
+    assert detect().device == "cpu"
