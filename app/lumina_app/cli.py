@@ -19,6 +19,7 @@ from typing import Final
 from lumina.store.errors import Refusal
 
 PORTS_TRIED: Final = 50
+DEMO_STEPS: Final = 3000  # long enough to look around
 DEMO_STATES: Final = frozenset({"starting", "running", "paused", "stopping"})
 
 
@@ -96,7 +97,7 @@ def start_demo(directory: Path) -> None:
     try:
         if any(run["state"] in DEMO_STATES for run in client.list_runs(directory)):
             return
-        run = client.start("debug", directory=directory)
+        run = client.start("debug", steps=DEMO_STEPS, directory=directory)
     except Refusal as refusal:
         print(f"lumina-ui: the demo run was not started: {refusal}", file=sys.stderr, flush=True)
         return

@@ -114,14 +114,19 @@ class StoreWriter:
 
     def flush(self, timeout: float = 60.0) -> bool:
         """Wait until everything told so far would survive a power cut; False if that took longer than `timeout` s."""
+        reached = self.barrier()
+        deadline = time.monotonic() + timeout
+        while not reached.wait(min(0.2, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline or not self._thread.is_alive():
+                return reached.is_set()
+        return True
+
+    def barrier(self) -> threading.Event:
+        """An event that is set as soon as everything told so far would survive a power cut; waits for nothing."""
         barrier = _Barrier()
         self._queue.append((0, barrier))
         self._wake.set()
-        deadline = time.monotonic() + timeout
-        while not barrier.reached.wait(min(0.2, max(0.0, deadline - time.monotonic()))):
-            if time.monotonic() >= deadline or not self._thread.is_alive():
-                return barrier.reached.is_set()
-        return True
+        return barrier.reached
 
     def close(self, timeout: float = 30.0) -> bool:
         """Store what is left and end; False if something could not be stored in time. A second call does nothing."""

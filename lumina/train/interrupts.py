@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from types import FrameType
 
 
+class StoppedEarly(Exception):
+    """The run was asked to stop before its first step; the text says by whom and when."""
+
+
 @dataclass
 class Interrupts:
     """What the signals received so far ask for."""

@@ -102,7 +102,9 @@ class Loop:
             seen.update(self._validate())
         self.oversight.after_step(step, seen, stats.arrays)
         if step % session.config.checkpoint.save_every_n_batches == 0:
-            self.saver.save("periodic")
+            self.saver.save_soon("periodic")
+        else:
+            self.saver.save_owed()
         if step % session.config.training.log_interval == 0 or step == 1:
             log.info(
                 "step %d/%d loss %.4f rate %.3g norm %.3f %.0f tokens/s",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from lumina.store.errors import Refusal
+from lumina.store.inbox import Inbox
 from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
 from lumina.store.writer import StoreWriter
@@ -45,12 +46,16 @@ def train(paths: RunPaths, lock: RunLock, resume: str | None, steps: int | None)
     writer.meta("error", None)
     writer.meta("state", "starting")
     writer.meta("phase", "loading")
+    from lumina.train.interrupts import StoppedEarly
+
     try:
         from lumina.train.trainer import Trainer
 
         trainer = Trainer.open(paths, lock=lock, writer=writer, resume=resume, steps=steps, signals=True)
         trainer.train()
         trainer.close()
+    except StoppedEarly as stopped:
+        end_early(paths, writer, str(stopped))
     except Exception as error:
         # The process boundary: whatever it was, people must see it, and the run must not look alive.
         reason = error.message if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
@@ -62,6 +67,24 @@ def train(paths: RunPaths, lock: RunLock, resume: str | None, steps: int | None)
         writer.close()
         return 1
     return 0
+
+
+def end_early(paths: RunPaths, writer: StoreWriter, reason: str) -> None:
+    """Ends a run that has no step yet. Nothing was decided, so the journal has nothing to keep."""
+    inbox = Inbox(paths)
+    for command in inbox.take():
+        asked = command.kind == "stop"
+        receipt = {
+            "id": command.id, "kind": command.kind, "method": command.method, "args": dict(command.args), "step": 0,
+            "state": "verified" if asked else "refused", "code": None if asked else "not_running",
+            "reason": None if asked else "the run is stopped", "after": {"state": "stopped"} if asked else None,
+        }  # fmt: skip
+        inbox.done(command.id, receipt)
+    log.info("stopped before the first step: %s", reason)
+    writer.event(None, None, "info", "run", f"Run stopped before its first step: {reason}")
+    writer.meta("state", "stopped")
+    writer.meta("phase", None)
+    writer.close()
 
 
 def log_to(stream: TextIO) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lumina.store.errors import Refusal
 from lumina.train.session import Session
 
 FLUSH_SECONDS = 120.0
+PATIENCE_SECONDS = 0.5
 
 
 class Saver:
@@ -21,6 +23,7 @@ class Saver:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._saved: tuple[int, int, Path] | None = None  # (step, changes so far, path)
+        self._owed: tuple[str, threading.Event] | None = None  # (reason, set when the database takes points again)
         self.changes = 0  # applied interventions since the start; a save is stale once it moved
 
     def canonical(self) -> CanonicalState:
@@ -49,6 +52,21 @@ class Saver:
         session.writer.points(session.segment, step, {"checkpoint.stall_seconds": stall})
         prune(session.paths.checkpoints, session.config.checkpoint.save_total_limit)
         return path
+
+    def save_soon(self, reason: str) -> None:
+        """A checkpoint now; or, while the metrics database is locked, at the first step when it is not any more."""
+        reached = self.session.writer.barrier()
+        if reached.wait(PATIENCE_SECONDS):
+            self.save(reason)
+        else:
+            self._owed = (reason, reached)
+            self.session.event("warning", "checkpoint", "The metrics database is locked; the checkpoint follows later")
+
+    def save_owed(self) -> None:
+        """Makes up for a checkpoint that was put off, once it costs no waiting."""
+        if self._owed is not None and self._owed[1].is_set():
+            reason, self._owed = self._owed[0], None
+            self.save_soon(reason)
 
     def _manifest(self, reason: str) -> dict[str, Any]:
         session = self.session

@@ -27,7 +27,7 @@ from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
 from lumina.store.writer import StoreWriter
 from lumina.train.history import Ledger, Replay, answered
-from lumina.train.interrupts import Interrupts
+from lumina.train.interrupts import Interrupts, StoppedEarly
 from lumina.train.plan import Plan, make_plan
 from lumina.train.recorder import UNITS, Recorder
 from lumina.train.session import Session
@@ -50,7 +50,8 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     threads = config.training.num_threads or choose_threads(hardware)
     torch.set_num_threads(threads)
     precision = choose_precision(config.precision.precision, hardware)
-    dataset = prepare(config, progress=Progress(writer, interrupts))
+    inbox = Inbox(paths)
+    dataset = prepare(config, progress=Progress(writer, interrupts, inbox))
     engine = TorchEngine(config, dataset.vocab_size, hardware, precision)
     journal = Journal.open(paths)
     history = list(journal.entries)
@@ -87,7 +88,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
         lock=lock,
         journal=journal,
         writer=writer,
-        inbox=Inbox(paths),
+        inbox=inbox,
         dataset=dataset,
         loader=Loader(dataset.train, config.training.seed),
         validation=Loader(dataset.validation, None),
@@ -107,20 +108,25 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
 
 
 class Progress:
-    """Shows what happens before the first step as the run's phase, and heeds signals meanwhile."""
+    """Shows what happens before the first step as the run's phase; a stop is heeded meanwhile, other commands wait."""
 
-    def __init__(self, writer: StoreWriter, interrupts: Interrupts) -> None:
+    def __init__(self, writer: StoreWriter, interrupts: Interrupts, inbox: Inbox) -> None:
         self._writer = writer
         self._interrupts = interrupts
+        self._inbox = inbox
         self._shown = 0.0
 
     def __call__(self, phase: str, fraction: float) -> None:
         if self._interrupts.stop:
-            raise Refusal("not_running", f"{self._interrupts.stop} while {phase}, before the first step")
+            raise StoppedEarly(f"{self._interrupts.stop} while {phase}")
         now = time.monotonic()
-        if now - self._shown >= PHASE_SECONDS:
-            self._shown = now
-            self._writer.meta("phase", f"{phase} {fraction:.0%}")
+        if now - self._shown < PHASE_SECONDS:
+            return
+        self._shown = now
+        self._writer.meta("phase", f"{phase} {fraction:.0%}")
+        for command in self._inbox.take():
+            if command.kind == "stop":
+                raise StoppedEarly(f"stop, asked for by {command.author.get('name', '?')}, while {phase}")
 
 
 def _load(paths: RunPaths, engine: TorchEngine, resume: str | None,

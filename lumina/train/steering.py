@@ -45,6 +45,7 @@ class Steering:
             self._heed_signals()
             for command in self.session.inbox.take():
                 self._answer(command)
+            self._tell_quarantined()
             if self.stopping or not self.paused:
                 return
             time.sleep(PAUSE_POLL_SECONDS)
@@ -214,6 +215,11 @@ class Steering:
         self.session.answered[command.id] = receipt
         self.session.inbox.done(command.id, receipt)
         log.info("%s %s: %s %s", command.kind, command.id, receipt["state"], receipt["reason"] or "")
+
+    def _tell_quarantined(self) -> None:
+        for name, reason in self.session.inbox.pop_quarantined():
+            log.warning("command file %s put into quarantine: %s", name, reason)
+            self.session.event("warning", "inbox", f"Command file {name} was put into quarantine: {reason}")
 
     # Signals and the journal
 

@@ -57,7 +57,7 @@ def status(paths: RunPaths) -> dict[str, Any]:
         "mod": {name.removeprefix("mod."): value for name, value in statistics.items() if name.startswith("mod.")},
         "device": meta.get("device"),
         "precision": meta.get("precision"),
-        "hparams": meta.get("hparams") or {},
+        "hparams": _hparams(meta.get("hparams") or {}, newest.get("learning_rate")),
         "layers": meta.get("layers"),
         "data": meta.get("data"),
         "segment": meta.get("segment"),
@@ -76,6 +76,11 @@ def derived_state(recorded: str | None, alive: bool) -> str:
     if recorded is None:
         return "starting" if alive else "created"
     return "crashed" if recorded in LIVE_STATES and not alive else recorded
+
+
+def _hparams(stored: dict[str, Any], learning_rate: float | None) -> dict[str, Any]:
+    """The values at the last change; the learning rate changes every step, so the series has the true one."""
+    return stored if learning_rate is None else {**stored, "learning_rate": learning_rate}
 
 
 def _statistics(reader: StoreReader) -> dict[str, float | None]:

@@ -2,56 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import time
 from pathlib import Path
 
 import pytest
+from short_runs import SMALL, begin, final_hash, kill, wait_for_step
 
 import lumina
 import lumina.views
-from lumina.client import Run
-from lumina.store.lock import holder
 from lumina.train.recorder import WALL_CLOCK
-
-SMALL = {
-    "num_threads": 1,
-    "batch_size": 2,
-    "corpus_documents": 200,
-    "eval_interval": 20,
-    "eval_sequences": 4,
-    "save_every_n_batches": 10,
-    "check_interval": 10,
-    "model.vocab_size": 512,
-    "model.max_position_embeddings": 128,
-}
-
-
-def begin(directory: Path, name: str, steps: int, **more: object) -> Run:
-    return lumina.start("debug", name=name, steps=steps, directory=directory, **{**SMALL, **more})
-
-
-def wait_for_step(run: Run, step: int) -> None:
-    deadline = time.monotonic() + 90
-    while (run.status()["step"] or 0) < step:
-        assert run.status()["state"] not in ("failed", "crashed"), run.status()["error"]
-        assert time.monotonic() < deadline, run.status()
-        time.sleep(0.02)
-
-
-def final_hash(run: Run) -> str:
-    manifests = [json.loads(p.read_text()) for p in run.paths.checkpoints.glob("checkpoint_step_*/manifest.json")]
-    return str(max(manifests, key=lambda m: m["step"])["state_hash"])
-
-
-def kill(run: Run) -> None:
-    info = holder(run.paths)
-    assert info is not None
-    os.kill(info.pid, signal.SIGKILL)
-    run.wait(10)
-    assert run.status()["state"] == "crashed"
 
 
 def test_a_killed_run_resumes_bit_equal_with_its_intervention(tmp_path: Path) -> None:

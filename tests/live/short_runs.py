@@ -1,0 +1,61 @@
+"""Short real runs for live tests, and waiting for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lumina
+from lumina.client import Run
+from lumina.store.lock import holder
+
+SMALL = {
+    "num_threads": 1,
+    "batch_size": 2,
+    "corpus_documents": 200,
+    "eval_interval": 20,
+    "eval_sequences": 4,
+    "save_every_n_batches": 10,
+    "check_interval": 10,
+    "model.vocab_size": 512,
+    "model.max_position_embeddings": 128,
+}
+
+
+def begin(directory: Path, name: str, steps: int, **more: object) -> Run:
+    return lumina.start("debug", name=name, steps=steps, directory=directory, **{**SMALL, **more})
+
+
+def wait_for_step(run: Run, step: int) -> None:
+    deadline = time.monotonic() + 90
+    while (run.status()["step"] or 0) < step:
+        assert run.status()["state"] not in ("failed", "crashed"), run.status()["error"]
+        assert time.monotonic() < deadline, run.status()
+        time.sleep(0.02)
+
+
+def final_hash(run: Run) -> str:
+    manifests = [json.loads(p.read_text()) for p in run.paths.checkpoints.glob("checkpoint_step_*/manifest.json")]
+    return str(max(manifests, key=lambda m: m["step"])["state_hash"])
+
+
+def kill(run: Run) -> None:
+    info = holder(run.paths)
+    assert info is not None
+    os.kill(info.pid, signal.SIGKILL)
+    run.wait(10)
+    assert run.status()["state"] == "crashed"
+
+
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """The first true value of `condition`; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return value
