@@ -142,7 +142,7 @@ def flops_per_token(config: Config, seq_len: int | None = None, vocab_size: int 
         sums["routers"] += in_ffn * expert_router + (2.0 * _depth_router_parameters(config) if skips else 0.0)
     layers = sum(sums.values())
     head = 2.0 * model.hidden_size * (vocab_size or model.vocab_size)
-    recomputed = layers if config.optimization.gradient_checkpointing else 0.0
+    recomputed = layers - _not_recomputed(config) if config.optimization.gradient_checkpointing else 0.0
     return Flops(
         attention_projections=sums["projections"],
         attention_scores=sums["scores"],
@@ -151,6 +151,12 @@ def flops_per_token(config: Config, seq_len: int | None = None, vocab_size: int 
         head=head,
         backward=2.0 * (layers + head) + recomputed,
     )
+
+
+def _not_recomputed(config: Config) -> float:
+    """Recomputing stops at the last value that the backward pass needs; a dense layer's down projection is past it."""
+    dense = 0 if config.moe.use_moe else config.model.num_layers - len(config.mod_layers)
+    return 2.0 * dense * config.model.hidden_size * config.model.ffn_size
 
 
 def memory_bytes(config: Config, precision: str = "fp32", batch: int | None = None) -> Memory:
