@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ENDED = frozenset({"finished", "stopped", "failed", "crashed", "created"})
 LINE_SECONDS = 5.0
+EVENTS_SHOWN = 4
+STYLES = {"info": "dim", "warning": "yellow", "critical": "red"}
 
 
 def register(commands: Commands) -> None:
@@ -82,6 +84,11 @@ def _picture(run: Run, status: dict[str, Any]) -> Group:
     experts = run.experts()
     for layer, row in zip(experts["layers"], experts["load"], strict=True) if experts else ():
         parts.append(Text(f"layer {layer} experts {bars(row)}"))
+    depth = run.depth()
+    if depth:
+        parts.append(Text(f"depth by layer  {bars([2 * share for share in depth['usage']])}  mean {depth['mean']:.0%}"))
+    for event in run.events(limit=EVENTS_SHOWN):
+        parts.append(Text(clean(f"{event['step'] or 0:>8,}  {event['message']}"), style=STYLES.get(event["level"], "")))
     for proposal in run.proposals():
         what = clean(f"proposal {proposal['id'][:8]} {proposal['method']} {proposal['args']}")
         parts.append(Text(what, style="yellow"))

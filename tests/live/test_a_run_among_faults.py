@@ -101,7 +101,7 @@ def test_a_stop_is_heeded_before_the_first_step(tmp_path: Path) -> None:
     chance = random.Random(0)
     text = tmp_path / "big.txt"
     text.write_text("\n\n".join(" ".join(chance.choices(words, k=400)) for _ in range(2_000)))
-    run = lumina.start("debug", data=[text], name="early", steps=10, directory=tmp_path)
+    run = lumina.start("debug", data=[text], name="early", steps=10, directory=tmp_path, **SMALL)
     until(lambda: "%" in (run.status()["phase"] or ""))
     receipt = run.stop().wait(check=True)
     assert (receipt["state"], receipt["after"]) == ("verified", {"state": "stopped"})

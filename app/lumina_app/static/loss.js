@@ -62,7 +62,7 @@ function render(chart, { run, series, marks }) {
   const layout = {
     hovermode: "x unified", margin: { l: 42, r: 14, t: 6, b: 32 }, showlegend: true,
     legend: isNarrow() ? { ...legend, entrywidth: 90 } : legend,
-    xaxis: axis(paint, { title: { text: "step", standoff: 2 }, nticks: isNarrow() ? 5 : 10 }),
+    xaxis: axis(paint, { title: { text: "step", standoff: 2 }, rangemode: "nonnegative", nticks: isNarrow() ? 5 : 10 }),
     yaxis: lossAxis(series, paint),
     yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
     shapes: marks.map((mark) => markLine(mark, paint)),
