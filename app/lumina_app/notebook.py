@@ -55,6 +55,8 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
     snapshot: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
 
     def __init__(self, run: Run | str | Path, directory: str | Path = "experiments") -> None:
+        self._closed = threading.Event()
+        self._wake = threading.Event()
         paths = run.paths if isinstance(run, Run) else find_run(run, directory)
         self.run = Run(paths, via="notebook")
         self._pages: set[str] = set()
@@ -64,8 +66,6 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
         self._asked: dict[str, PendingReceipt] = {}
         self._outbox: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._snapshot_at = time.monotonic()
-        self._closed = threading.Event()
-        self._wake = threading.Event()
         super().__init__(
             name=paths.name,
             again=f"Dashboard({attach_expression(paths)})",
@@ -74,8 +74,11 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
         )
         answer_beside_busy_cells(self.comm)
         self.on_msg(self._hear)
-        name, known = f"lumina-watch-{paths.name}", (weakref.ref(self), self._closed, self._wake)
-        self._watcher = threading.Thread(target=_watch, args=known, name=name, daemon=True)
+        wake = self._wake
+        itself = weakref.ref(self, lambda _: wake.set())
+        self._watcher = threading.Thread(
+            target=_watch, args=(itself, self._closed, wake), name=f"lumina-watch-{paths.name}", daemon=True
+        )
         self._watcher.start()
 
     def __repr__(self) -> str:
