@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-UNIT := tests --ignore=tests/live --ignore=tests/browser
+UNIT := tests --ignore=tests/live --ignore=tests/browser --ignore=tests/notebooks
 .DEFAULT_GOAL := help
-.PHONY: help install ui dev check format test unit live browser clean
+.PHONY: help install ui dev check format test unit live browser notebooks lab clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,7 +42,7 @@ format: dev  ## format and fix what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: dev unit live browser  ## every tier that CI runs
+test: dev unit live browser notebooks  ## every tier that CI runs
 
 unit: dev  ## fast tests, two processes, one thread each
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(UNIT)
@@ -52,6 +52,12 @@ live: dev  ## one real background run and the commands on it
 
 browser: dev  ## the dashboard in Chromium, on a live run
 	$(BIN)/pytest -rs tests/browser
+
+notebooks: dev  ## the notebook executed, and its view clicked in JupyterLab
+	$(BIN)/pytest -rs tests/notebooks
+
+lab: dev  ## JupyterLab on notebooks/, for this machine only
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
