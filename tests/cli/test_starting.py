@@ -163,7 +163,6 @@ def test_a_name_that_is_taken_is_refused_and_the_run_left_alone(lumina: Any, run
         (("debug", "--set", "batch_size=many"), "training.batch_size"),
         (("debug", "--set", "batch_size=0"), "training.batch_size"),
         (("debug", "--set", "num_heads=3"), "does not divide model.hidden_size = 128"),
-        (("debug", "--set", "expert_dropout=0.1"), "is not available yet"),
         (("debug", "--set", "batch_size=[1"), "has a value that is not YAML"),
     ],
     ids=" ".join,

@@ -16,6 +16,7 @@ from lumina import client, launch
 from lumina.client import PendingReceipt, Receipt, Run
 from lumina.config import ConfigError
 from lumina.data import DataError
+from lumina.interventions.catalogue import LATER
 from lumina.store.errors import Refusal
 from lumina.store.inbox import Command, Inbox
 from lumina.store.layout import RunPaths
@@ -114,6 +115,20 @@ def test_an_answer_that_came_before_the_end_is_believed(live_run: tuple[Run, Rec
     assert pending.wait().state == "verified"
 
 
+def test_an_answer_that_came_with_the_last_breath_is_believed(
+    live_run: tuple[Run, Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = live_run
+    pending = run.stop()
+
+    def answered_and_ended(paths: RunPaths) -> bool:
+        answer(paths, pending.command)
+        return False
+
+    monkeypatch.setattr(client, "is_locked", answered_and_ended)
+    assert pending.wait().state == "verified"
+
+
 def test_a_quarantined_command_is_refused_with_its_reason(live_run: tuple[Run, Recording]) -> None:
     run, _ = live_run
     pending = run.pause()
@@ -138,7 +153,6 @@ def test_nothing_is_sent_to_a_run_that_nobody_trains(tmp_path: Path) -> None:
     ("method", "args", "code", "said"),
     [
         ("explode", {}, "unknown_method", "there is no intervention 'explode'"),
-        ("prune_expert", {"layer_idx": 0}, "unsupported", "not available yet"),
         ("get_current_metrics", {}, "bad_argument", "is a query"),
         ("adjust_routing_temperature", {}, "bad_argument", "needs temperature"),
         ("adjust_routing_temperature", {"heat": 1}, "bad_argument", "has no argument 'heat'"),
@@ -155,6 +169,14 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(
     refused = refusal_of(run.intervene, method, **args)
     assert refused.code == code
     assert said in refused.message
+    assert list(run.paths.inbox.glob("*.json")) == []
+
+
+def test_an_intervention_of_a_later_release_is_refused_as_such(live_run: tuple[Run, Recording]) -> None:
+    run, _ = live_run
+    for declaration in LATER:
+        refused = refusal_of(run.intervene, declaration.method)
+        assert (refused.code, "is not available yet" in refused.message) == ("unsupported", True)
     assert list(run.paths.inbox.glob("*.json")) == []
 
 

@@ -21,6 +21,7 @@ from lumina.store.journal import Journal, read_entries
 from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
 from lumina.store.reader import StoreReader
+from lumina.store.sink import Array, Points, Sink
 from lumina.store.writer import StoreWriter, rebuild_projection
 
 SEGMENT = "a" * 32
@@ -177,6 +178,18 @@ def test_a_reader_of_a_locked_database_says_busy(paths: RunPaths, monkeypatch: p
     with locked_by_another_process(paths), pytest.raises(Refusal, match="the run itself is not affected") as refused:
         StoreReader(paths).meta()
     assert refused.value.code == "busy"
+
+
+def test_a_transaction_that_failed_halfway_is_tried_again_as_a_whole(paths: RunPaths) -> None:
+    points = Points(0.0, SEGMENT, 1, {"loss": 1.0})
+    unstorable = Array(SEGMENT, 1, "expert_load", (1,), object(), b"")  # type: ignore[arg-type]
+    sink = Sink(paths)
+    with pytest.raises(sqlite3.Error):
+        sink.commit([points, unstorable], {}, durable=False)
+    assert StoreReader(paths).segments() == [], "all or nothing"
+    sink.commit([points], {}, durable=False)
+    sink.close()
+    assert StoreReader(paths).latest(["loss"]) == {"loss": (1, 1.0)}
 
 
 def test_the_projection_made_anew_is_the_one_that_was_written_live(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_a_series_that_lags_behind_is_not_skipped(paths: RunPaths) -> None:
     """The validation loss of step 10 is stored after the loss of step 12."""
     reader = StoreReader(paths)
     with writing(paths) as writer:
+        writer.points(SEGMENT, 5, {"val_loss": 4.0})
         for step in range(1, 13):
             writer.points(SEGMENT, step, {"loss": float(step)})
         assert writer.flush()
@@ -118,7 +119,8 @@ def test_a_cursor_of_nowhere_brings_everything(paths: RunPaths, cursor: str) -> 
     assert delta.series["loss"]["step"] == [1, 2]
 
 
-def test_a_new_segment_makes_what_was_seen_void(tmp_path: Path) -> None:
+@pytest.mark.parametrize("until", [12, 25])
+def test_a_new_segment_makes_what_was_seen_void(tmp_path: Path, until: int) -> None:
     paths = new_run(tmp_path)
     first = Recording(paths)
     first.train(20)
@@ -126,11 +128,11 @@ def test_a_new_segment_makes_what_was_seen_void(tmp_path: Path) -> None:
     reader = StoreReader(paths)
     seen = reader.delta(["loss"], None)
     second = Recording(paths, cause="rewind", fork_step=10)
-    second.train(12)
+    second.train(until)
     second.close()
     delta = reader.delta(["loss"], seen.cursor)
     assert delta.full
-    assert delta.series["loss"]["step"] == list(range(1, 13))
+    assert delta.series["loss"]["step"] == list(range(1, until + 1))
     assert not reader.delta(["loss"], delta.cursor).full
 
 

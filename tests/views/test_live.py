@@ -184,5 +184,4 @@ def test_the_catalogue_has_a_form_for_every_action() -> None:
     assert (temperature["name"], temperature["ge"], temperature["le"]) == ("temperature", 0.1, 5.0)
     assert temperature["help"]
     assert listed["get_current_metrics"]["kind"] == "query"
-    assert not listed["prune_expert"]["available"]
     json.dumps(views.catalogue(), allow_nan=False)
