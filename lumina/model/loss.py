@@ -14,8 +14,9 @@ IGNORED = -100
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+    def forward(
+        ctx: Any, x_ND: Tensor, weight_VD: Tensor, label_N: Tensor, needed: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         weight = weight_VD.to(x_ND.dtype)
         grad_x = torch.empty_like(x_ND) if needed else None
         grad_w = torch.zeros_like(weight_VD) if needed else None
@@ -41,12 +42,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return loss, correct, tokens
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         grad_x, grad_w = ctx.saved_tensors
-        return grad_x * grads[0].to(grad_x.dtype), grad_w * grads[0], None
+        return grad_x * grads[0].to(grad_x.dtype), grad_w * grads[0], None, None
 
 
 def cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Summed loss (nats) over labels that are not -100, how many were predicted right, and how many there are."""
-    result: tuple[Tensor, Tensor, Tensor] = _ChunkedCrossEntropy.apply(x_ND, weight_VD, label_N)  # type: ignore[no-untyped-call]
+    # Asked here: inside the function gradients are always off, and its own record does not know of no_grad.
+    needed = torch.is_grad_enabled() and (x_ND.requires_grad or weight_VD.requires_grad)
+    result: tuple[Tensor, Tensor, Tensor] = _ChunkedCrossEntropy.apply(x_ND, weight_VD, label_N, needed)  # type: ignore[no-untyped-call]
     return result

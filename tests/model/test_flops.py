@@ -31,6 +31,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "dense, recomputed": {**DENSE, "gradient_checkpointing": True},
     "moe": MOE,
     "moe, top-4 of 16": {**MOE, "num_experts": 16, "moe_top_k": 4},
+    "moe, with shared experts": {**MOE, "num_shared_experts": 2, "gradient_checkpointing": True},
     "moe, recomputed": {**MOE, "gradient_checkpointing": True},
     "mod": MOD,
     "mod, static": {**MOD, "mod_routing_type": "static"},
@@ -67,3 +68,13 @@ def test_the_formula_is_what_runs(name: str) -> None:
     assert counted[0] - head_ahead == pytest.approx(formula.forward, rel=0.01)
     assert counted[1] + head_ahead == pytest.approx(formula.backward, rel=0.01)
     assert sum(counted) == pytest.approx(formula.total, rel=0.01)
+
+
+def test_evaluation_makes_no_gradient() -> None:
+    config = load_config("debug", {**SIZE, **DENSE})
+    model = Transformer(config, VOCAB)
+    model.reset()
+    token = torch.randint(0, VOCAB, (SEQUENCES, LENGTH))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(token, token)
+    assert counter.get_total_flops() / token.numel() == pytest.approx(flops_per_token(config, LENGTH, VOCAB).forward)
