@@ -4,6 +4,7 @@ Imports no torch and builds no model; a test holds the counts against models tha
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lumina.config import Config, about_preset, list_presets, load_preset
@@ -11,6 +12,14 @@ from lumina.config import Config, about_preset, list_presets, load_preset
 # How many bytes a number takes in the products, and how many more its low-precision copy of the weights takes.
 _COMPUTE_BYTES = {"fp32": 4, "mixed_bf16": 2, "mixed_fp16": 2, "bf16": 2, "fp16": 2, "fp8_e4m3": 1}
 _MASTER_BYTES = {"fp32": 4, "mixed_bf16": 4, "mixed_fp16": 4, "bf16": 2, "fp16": 2, "fp8_e4m3": 4}
+
+
+ROUNDING = 1e-9  # 0.1 * 30 is a little above 3 in floating point
+
+
+def chosen_tokens(capacity: float, length: int) -> int:
+    """Tokens of a sequence of `length` that a layer with MoD takes: ceil(capacity * length)."""
+    return math.ceil(capacity * length - ROUNDING)
 
 
 @dataclass(frozen=True)
@@ -93,13 +102,14 @@ def count_parameters(config: Config, vocab_size: int | None = None) -> Parameter
     router = layers * experts * router_row if moe.use_moe else 0
     depth_router = len(config.mod_layers) * _depth_router_parameters(config)
     norm = (2 * layers + 1) * hidden
-    shared = attention + router + depth_router + norm
+    always = layers * moe.num_shared_experts * expert if moe.use_moe else 0
+    shared = attention + router + depth_router + norm + always
     head = 0 if model.tie_word_embeddings else embedding
     return ParameterCount(
         embedding=embedding,
         head=head,
         attention=attention,
-        feed_forward=layers * experts * expert,
+        feed_forward=layers * experts * expert + always,
         router=router,
         depth_router=depth_router,
         norm=norm,
@@ -123,23 +133,13 @@ def flops_per_token(config: Config, seq_len: int | None = None, vocab_size: int 
     """FLOPs per token at sequences of `seq_len` tokens (default: those of training).
 
     Attention scores count all pairs, as plain matrix products compute them. Layers with MoD work on their share of the
-    tokens: attention among the chosen ones, so its scores shrink with the square. Dropped tokens are not subtracted.
+    tokens: attention among the chosen ones, so its scores shrink with the square. Gathering the chosen tokens and
+    putting them back copies and multiplies nothing. Dropped tokens are not subtracted.
     """
-    model, moe, mod = config.model, config.moe, config.mod
-    length = seq_len or config.sequence_length
-    projections = 2.0 * _attention_parameters(config)
-    feed_forward = 6.0 * model.hidden_size * model.ffn_size * (moe.moe_top_k if moe.use_moe else 1)
-    expert_router = 2.0 * model.hidden_size * moe.num_experts if moe.use_moe else 0.0
-    chosen = math.ceil(mod.mod_capacity_factor * length) / length
-    sums = dict.fromkeys(("projections", "scores", "feed_forward", "routers"), 0.0)
-    for layer in range(model.num_layers):
-        skips = layer in config.mod_layers
-        in_ffn = chosen if skips else 1.0
-        in_attention = chosen if skips and mod.mod_scope == "layer" else 1.0
-        sums["projections"] += in_attention * projections
-        sums["scores"] += in_attention * 4.0 * in_attention * length * model.num_heads * model.head_dim
-        sums["feed_forward"] += in_ffn * feed_forward
-        sums["routers"] += in_ffn * expert_router + (2.0 * _depth_router_parameters(config) if skips else 0.0)
+    model, length = config.model, seq_len or config.sequence_length
+    chosen = chosen_tokens(config.mod.mod_capacity_factor, length) / length
+    usage = [chosen if layer in config.mod_layers else 1.0 for layer in range(model.num_layers)]
+    sums = _layer_flops(config, length, usage)
     layers = sum(sums.values())
     head = 2.0 * model.hidden_size * (vocab_size or model.vocab_size)
     recomputed = layers - _not_recomputed(config) if config.optimization.gradient_checkpointing else 0.0
@@ -151,6 +151,34 @@ def flops_per_token(config: Config, seq_len: int | None = None, vocab_size: int 
         head=head,
         backward=2.0 * (layers + head) + recomputed,
     )
+
+
+def _layer_flops(config: Config, length: int, usage: Sequence[float]) -> dict[str, float]:
+    """Forward FLOPs per token of all layers together, when layer i takes `usage[i]` of the tokens."""
+    model, moe = config.model, config.moe
+    projections = 2.0 * _attention_parameters(config)
+    experts = moe.moe_top_k + moe.num_shared_experts if moe.use_moe else 1
+    feed_forward = 6.0 * model.hidden_size * model.ffn_size * experts
+    expert_router = 2.0 * model.hidden_size * moe.num_experts if moe.use_moe else 0.0
+    sums = dict.fromkeys(("projections", "scores", "feed_forward", "routers"), 0.0)
+    for layer, used in enumerate(usage):
+        in_attention = used if config.mod.mod_scope == "layer" else 1.0
+        sums["projections"] += in_attention * projections
+        sums["scores"] += in_attention * 4.0 * in_attention * length * model.num_heads * model.head_dim
+        sums["feed_forward"] += used * feed_forward
+        sums["routers"] += used * expert_router
+        sums["routers"] += 2.0 * _depth_router_parameters(config) if layer in config.mod_layers else 0.0
+    return sums
+
+
+def compute_savings(config: Config, length: int, usage: Sequence[float]) -> float:
+    """Share of the layers' forward FLOPs that skipping saved, when layer i took `usage[i]` of the tokens.
+
+    1 - (FLOPs with MoD, its routers included) / (FLOPs of the same layers on every token, without those routers).
+    """
+    whole = sum(_layer_flops(config, length, [1.0] * len(usage)).values())
+    routers = 2.0 * _depth_router_parameters(config) * len(config.mod_layers)
+    return 1.0 - sum(_layer_flops(config, length, usage).values()) / (whole - routers)
 
 
 def _not_recomputed(config: Config) -> float:
@@ -190,13 +218,13 @@ def _layer_activation_bytes(config: Config, compute: int, skips: bool) -> float:
     """Per token: both norms' fp32 inputs and outputs, queries, keys, values, attention weights unless fused, the
     attention's output, and gate, up and product of the feed-forward of each expert used."""
     model, moe, length = config.model, config.moe, config.sequence_length
-    chosen = math.ceil(config.mod.mod_capacity_factor * length) / length if skips else 1.0
+    chosen = chosen_tokens(config.mod.mod_capacity_factor, length) / length if skips else 1.0
     in_attention = chosen if config.mod.mod_scope == "layer" else 1.0
     norm = model.hidden_size * (4 + compute)
     heads = 2 * (model.num_heads + model.num_kv_heads) * model.head_dim * compute
     plain = config.optimization.use_flash_attention is False or length <= 512
     scores = model.num_heads * in_attention * length * compute if plain else 0.0
-    used = moe.moe_top_k if moe.use_moe else 1
+    used = moe.moe_top_k + moe.num_shared_experts if moe.use_moe else 1
     feed_forward = used * (3 * model.ffn_size + model.hidden_size) * compute
     return in_attention * (norm + heads + scores) + chosen * (norm + feed_forward)
 

@@ -137,14 +137,30 @@ class MoeConfig(Group):
         20, "Optimizer steps over which an added expert goes from never chosen to fully live.", ge=1, typical=(1, 1000)
     )
     router_z_loss_weight: float = param(
-        0.0, "Weight of the squared log-sum-exp of the router logits.", ge=0, typical=(0.0, 0.01), available=False
+        0.0,
+        "Weight of the router z-loss, the mean squared log-sum-exp of the router logits, which keeps them small.",
+        ge=0,
+        typical=(0.0, 0.01),
     )
-    num_shared_experts: int = param(0, "Experts that every token uses.", ge=0, typical=(0, 4), available=False)
+    num_shared_experts: int = param(
+        0, "Experts of the same width that every token uses, beside the routed ones.", ge=0, typical=(0, 4)
+    )
     expert_dropout: float = param(
-        0.0, "Chance that an expert is left out of a training step.", ge=0, lt=1, typical=(0.0, 0.2), available=False
+        0.0,
+        "Chance that an expert is left out of a training step; as many as a token needs are always kept.",
+        ge=0,
+        lt=1,
+        typical=(0.0, 0.2),
     )
     bias_balancing: bool = param(
-        False, "Even out the load by a bias on the choice of experts instead of a loss.", available=False
+        False,
+        "Even out the load by a bias on the choice of experts; load_balancing_weight has no effect then.",
+    )
+    bias_balancing_rate: float = param(
+        0.001,
+        "How far a step of bias_balancing moves the bias of an expert toward an even load, in units of probability.",
+        gt=0,
+        typical=(0.0001, 0.01),
     )
 
 
@@ -165,6 +181,25 @@ class ModConfig(Group):
     mod_every: int = param(1, "Every how many layers from the first one have MoD; 2 alternates.", ge=1, typical=(1, 4))
     mod_scope: Literal["layer", "ffn"] = param(
         "layer", "What a token skips: the whole layer, or the feed-forward alone."
+    )
+    mod_warmup_steps: int = param(
+        0, "Optimizer steps at the start in which every token goes through every layer.", ge=0, typical=(0, 10000)
+    )
+    mod_anneal_steps: int = param(
+        0,
+        "Optimizer steps after mod_warmup_steps over which the share of tokens falls from 1 to mod_capacity_factor.",
+        ge=0,
+        typical=(0, 100000),
+    )
+    mod_routing_temperature: float = param(
+        1.0,
+        "Scores of the learned choice are divided by it before they become the gate: below 1 sharper, above 1 softer.",
+        gt=0,
+        typical=(0.1, 5.0),
+    )
+    mod_collapse_guard: bool = param(
+        True,
+        "Send every token through a layer, with a gate of 1, while its expert load and its gate have both collapsed.",
     )
 
 

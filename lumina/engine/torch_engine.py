@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +16,15 @@ from torch import Tensor, nn
 from lumina.checkpoint import CanonicalState
 from lumina.config import Config
 from lumina.engine.api import EngineDescription, EvalStats, LayerExperts, MicroBatch, StepStats
-from lumina.engine.statistics import StepFigures
+from lumina.engine.guard import CollapseGuard
+from lumina.engine.statistics import StepFigures, StepValues
 from lumina.hardware import Hardware, PrecisionChoice
 from lumina.model import Transformer
 from lumina.model.mod import DepthRouter
-from lumina.model.moe import LOAD_EMA, MoE
+from lumina.model.moe import STACKED_BUFFERS, MoE
 
-KNOBS = ("routing_temperature", "capacity_factor", "load_balancing_weight", "mod_capacity_factor")
+MOE_KNOBS = ("routing_temperature", "capacity_factor", "load_balancing_weight", "expert_dropout")
+MOD_KNOBS = ("mod_capacity_factor", "mod_routing_temperature")
 SEED_STRIDE = 1_000_003
 
 
@@ -31,12 +32,14 @@ class TorchEngine:
     """`Engine` on one CPU or GPU. On a CPU every step is a pure function of state, batch, rate and thread count."""
 
     def __init__(self, config: Config, vocab_size: int, hardware: Hardware, precision: PrecisionChoice) -> None:
+        self.telemetry = True  # statistics of the layers; off only to measure what they cost
         self.config, self.vocab_size, self.precision = config, vocab_size, precision
         self.device = torch.device(hardware.device)
         if self.device.type == "cpu":
             torch.use_deterministic_algorithms(True)
         self._clip = config.training.gradient_clip_val
         self._weight_decay = config.training.weight_decay
+        self._guard = CollapseGuard()
         torch.manual_seed(config.training.seed)
         self._build({})
         self.model.reset()
@@ -64,7 +67,7 @@ class TorchEngine:
         self.set_hparams(learning_rate=learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
         labels = sum(int((batch.labels != -100).sum()) for batch in microbatches)
-        figures = StepFigures(self.model)
+        figures = StepFigures(self.model, self.telemetry)
         for batch in microbatches:
             with self._autocast():
                 output = self.model(*self._tensors(batch))
@@ -77,7 +80,7 @@ class TorchEngine:
         skipped = not (math.isfinite(values.grad_norm) and math.isfinite(values.total_loss))
         if not skipped:
             self.optimizer.step()
-            self._follow_load(values.arrays.get("expert_load"))
+            self._follow(values, figures)
         return StepStats(
             step=step,
             loss=values.loss_sum / max(1, labels),
@@ -114,12 +117,17 @@ class TorchEngine:
         labels = torch.from_numpy(np.ascontiguousarray(batch.labels, dtype=np.int64))
         return tokens.to(self.device), labels.to(self.device)
 
-    def _follow_load(self, load: np.ndarray[Any, Any] | None) -> None:
+    def _follow(self, values: StepValues, figures: StepFigures) -> None:
+        """What the next steps depend on beside the weights: running loads, choice biases, and the collapse guard."""
+        load = values.arrays.get("expert_load")
+        if load is None:
+            return
         for row, (_, moe) in enumerate(self._moe_layers()):
-            if load is not None:
-                ema = moe.get_buffer("load_ema_E")
-                share = torch.from_numpy(load[row, : len(ema)]).to(ema.device)
-                ema.mul_(LOAD_EMA).add_(share, alpha=1.0 - LOAD_EMA)
+            share_E = torch.from_numpy(load[row, : moe.router.shape[0]])
+            moe.follow(share_E.to(self.device))
+        if self.config.mod.mod_collapse_guard and self.config.mod.mod_routing_type == "learned":
+            entropy = {i: values.series[f"moe.load_entropy.layer{i}"] for i, _ in self._moe_layers()}
+            self.model.knobs.opened = self._guard.observe(entropy, figures.layer_gates())
 
     def _moe_layers(self) -> list[tuple[int, MoE]]:
         return [(index, layer.moe) for index, layer in enumerate(self.model.layers) if isinstance(layer.moe, MoE)]
@@ -137,7 +145,7 @@ class TorchEngine:
                 self.optimizer.param_groups[0]["weight_decay"] = value
             elif name == "gradient_clip_val":
                 self._clip = value
-            elif name in KNOBS:
+            elif name in MOE_KNOBS + MOD_KNOBS:
                 setattr(self.model.knobs, name, value)
             else:
                 raise KeyError(name)
@@ -146,15 +154,16 @@ class TorchEngine:
         """Live values, read from the model and the optimizer; None where the model has no such thing."""
         knobs, config = self.model.knobs, self.config
         moe, mod = bool(config.moe_layers), bool(config.mod_layers)
-        return {
+        found: dict[str, float | None] = {
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "weight_decay": self.optimizer.param_groups[0]["weight_decay"],
             "gradient_clip_val": self._clip,
-            "routing_temperature": knobs.routing_temperature if moe else None,
-            "capacity_factor": knobs.capacity_factor if moe else None,
-            "load_balancing_weight": knobs.load_balancing_weight if moe else None,
-            "mod_capacity_factor": knobs.mod_capacity_factor if mod else None,
         }
+        found.update({name: getattr(knobs, name) if moe else None for name in MOE_KNOBS})
+        found.update({name: getattr(knobs, name) if mod else None for name in MOD_KNOBS})
+        if config.moe.bias_balancing:
+            found["load_balancing_weight"] = None
+        return found
 
     # State
 
@@ -169,7 +178,7 @@ class TorchEngine:
                 table[name] = _copy(state[moment]) if moment in state else torch.zeros_like(params[name])
             steps[name] = float(state["step"]) if "step" in state else 0.0
         buffers = {name: _copy(buffer) for name, buffer in self._stored_buffers().items()}
-        meta = {"hparams": self.get_hparams(), "step": self.model.knobs.step}
+        meta = {"hparams": self.get_hparams(), "step": self.model.knobs.step, "guard": self._guard.state()}
         return CanonicalState(params, slots["exp_avg"], slots["exp_avg_sq"], steps, buffers, meta)
 
     def restore_state(self, state: CanonicalState) -> None:
@@ -199,9 +208,11 @@ class TorchEngine:
         self.set_hparams(**{k: v for k, v in state.meta["hparams"].items() if v is not None})
         if state.meta["hparams"].get("capacity_factor") is None:
             self.model.knobs.capacity_factor = None
+        self._guard.restore(state.meta.get("guard", CollapseGuard().state()))
+        self.model.knobs.opened = self._guard.opened
 
     def _stored_buffers(self) -> dict[str, Tensor]:
-        return {name: b for name, b in self.model.named_buffers() if name.endswith(("born_E", "load_ema_E"))}
+        return {name: b for name, b in self.model.named_buffers() if name.endswith(STACKED_BUFFERS)}
 
     def describe(self) -> EngineDescription:
         """The live model's shape; an expert counts as ramping until its ramp is over."""

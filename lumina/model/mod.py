@@ -6,7 +6,6 @@ It chooses and moves tokens; what the layer does with them is a function that it
 # B sequences   T tokens   C chosen tokens   D hidden
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,18 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lumina.accounting import ROUNDING, chosen_tokens
+from lumina.model.knobs import Knobs
 from lumina.model.layers import unit_rms
-from lumina.model.moe import Knobs
 
 Body = Callable[[Tensor, Tensor], Tensor]  # (x [B, C, D], positions [B, C]) -> what the layer adds [B, C, D]
 
 
 @dataclass
 class ModStats:
-    """What one MoD layer did; `agreement` is the predictor's share of tokens judged as the top-k choice did."""
+    """What one MoD layer did; `agreement` is the predictor's share of tokens judged as the top-k choice did, `gate` the
+    mean factor on what the layer adds to the chosen tokens."""
 
+    mask_BT: Tensor
     chosen: Tensor
     tokens: int
+    gate: Tensor
     agreement: Tensor
     predictor_loss: Tensor
 
@@ -35,8 +38,11 @@ class DepthRouter(nn.Module):
 
     learned: score = w · x/rms(x). Training takes the ceil(capacity * T) highest scores of each sequence; since that
     looks at later tokens, evaluation takes the tokens with v · x/rms(x) > 0, where v is trained by binary
-    cross-entropy on the top-k choice with x detached. What the layer adds is scaled by 2 * sigmoid(score), which is 1
-    at the start. static: every token at which floor((t + 1) * capacity) rises. random: a new draw for each step.
+    cross-entropy on the top-k choice with x detached. What the layer adds is scaled by the gate, 2 * sigmoid(score /
+    temperature), which is 1 at the start. A layer that the collapse guard holds open takes every token with a gate of
+    1, whose gradient is that of the true gate.
+    static: every token t at which ceil((t + 1) * capacity) rises. random: a new draw for each step; evaluation draws
+    for each token by itself, so that a choice does not depend on how many tokens follow.
     """
 
     def __init__(self, kind: str, hidden: int, eps: float, layer: int, knobs: Knobs, seed: int) -> None:
@@ -54,30 +60,40 @@ class DepthRouter(nn.Module):
 
     def forward(self, x_BTD: Tensor, body: Body) -> tuple[Tensor, ModStats]:
         """x plus what `body` adds to the chosen tokens, and what was chosen."""
-        B, T, _ = x_BTD.shape
-        capacity = math.ceil(self.knobs.mod_capacity_factor * T)
-        zero = torch.zeros((), device=x_BTD.device)
-        gate_BT, agreement, predictor_loss = None, zero, zero
         if self.kind == "learned":
-            with torch.autocast(x_BTD.device.type, enabled=False):
-                unit_BTD = unit_rms(x_BTD, self.eps)
-                score_BT = unit_BTD @ self.score
-                likely_BT = unit_BTD.detach() @ self.predictor
-                gate_BT = 2.0 * torch.sigmoid(score_BT)
-            top_BT = top_mask(score_BT.detach(), capacity)
-            predictor_loss = F.binary_cross_entropy_with_logits(likely_BT, top_BT.float())
-            agreement = ((likely_BT.detach() > 0) == top_BT).float().mean()
-            mask_BT = top_BT if self.training or self.by_topk else likely_BT > 0
-        else:
-            mask_BT = self._fixed(B, T, capacity, x_BTD.device)
-        width = capacity if self.training or self.by_topk or self.kind != "learned" else int(mask_BT.sum(1).max())
-        stats = ModStats(mask_BT.sum().float(), B * T, agreement, predictor_loss)
-        if width == 0:
-            return x_BTD, stats
+            return self._learned(x_BTD, body)
+        mask_BT = self._fixed(x_BTD.shape[0], x_BTD.shape[1], x_BTD.device)
+        zero, one = torch.zeros((), device=x_BTD.device), torch.ones((), device=x_BTD.device)
+        stats = ModStats(mask_BT, mask_BT.sum().float(), mask_BT.numel(), one, zero, zero)
+        width = int(mask_BT.sum(1).max()) if self.kind == "random" and not self.training else self._count(x_BTD)
+        return self._through(x_BTD, mask_BT, None, width, body), stats
+
+    def _learned(self, x_BTD: Tensor, body: Body) -> tuple[Tensor, ModStats]:
+        opened, count = self.layer in self.knobs.opened and self.training, self._count(x_BTD)
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            unit_BTD = unit_rms(x_BTD, self.eps)
+            score_BT = unit_BTD @ self.score.float()
+            likely_BT = unit_BTD.detach() @ self.predictor.float()
+            gate_BT = 2.0 * torch.sigmoid(score_BT / self.knobs.mod_routing_temperature)
+        top_BT = top_mask(score_BT.detach(), count)
+        predictor_loss = F.binary_cross_entropy_with_logits(likely_BT, top_BT.float())
+        agreement = ((likely_BT.detach() > 0) == top_BT).float().mean()
+        mask_BT, width = (top_BT, count) if self.training or self.by_topk else (likely_BT > 0, -1)
+        true_gate = (gate_BT.detach() * mask_BT).sum() / mask_BT.sum().clamp(min=1)
+        if opened:
+            mask_BT, width = torch.ones_like(mask_BT), x_BTD.shape[1]
+            gate_BT = 1.0 + gate_BT - gate_BT.detach()
+        stats = ModStats(mask_BT, mask_BT.sum().float(), mask_BT.numel(), true_gate, agreement, predictor_loss)
+        width = int(mask_BT.sum(1).max()) if width < 0 else width
         return self._through(x_BTD, mask_BT, gate_BT, width, body), stats
+
+    def _count(self, x_BTD: Tensor) -> int:
+        return chosen_tokens(self.knobs.mod_capacity, x_BTD.shape[1])
 
     def _through(self, x_BTD: Tensor, mask_BT: Tensor, gate_BT: Tensor | None, width: int, body: Body) -> Tensor:
         B, T, D = x_BTD.shape
+        if width == 0:
+            return x_BTD
         # Chosen tokens first, in order; a shorter row is filled with others behind them, whose output is dropped.
         position_BC = (~mask_BT).to(torch.uint8).sort(dim=1, stable=True).indices[:, :width]
         flat = (position_BC + torch.arange(B, device=x_BTD.device).unsqueeze(1) * T).reshape(-1)
@@ -90,12 +106,15 @@ class DepthRouter(nn.Module):
             0, flat, (added * keep.unsqueeze(1)).to(x_BTD.dtype)
         ).view(B, T, D)
 
-    def _fixed(self, B: int, T: int, capacity: int, device: torch.device) -> Tensor:
+    def _fixed(self, B: int, T: int, device: torch.device) -> Tensor:
+        capacity = self.knobs.mod_capacity
         if self.kind == "static":
-            edge = torch.arange(T + 1, dtype=torch.float64) * (capacity / T) + 1e-9
-            return (edge[1:].floor() > edge[:-1].floor()).to(device).expand(B, T)
+            count = torch.ceil(torch.arange(T + 1, dtype=torch.float64) * capacity - ROUNDING)
+            return (count[1:] > count[:-1]).to(device).expand(B, T)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.knobs.step * 131 + self.layer)
-        return top_mask(torch.rand(B, T, generator=generator).to(device), capacity)
+        if self.training or self.by_topk:
+            return top_mask(torch.rand(B, T, generator=generator), chosen_tokens(capacity, T)).to(device)
+        return (torch.rand(T, B, generator=generator).t() < capacity).to(device)
 
 
 def top_mask(score_BT: Tensor, count: int) -> Tensor:

@@ -14,52 +14,79 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lumina.config.schema import MoeConfig
+from lumina.model.knobs import Knobs
+from lumina.model.layers import SwiGLU
 
 LOAD_EMA = 0.95  # per step, of each expert's share
-
-
-@dataclass
-class Knobs:
-    """Live values that every layer reads at each forward; interventions change them here and nowhere else."""
-
-    routing_temperature: float
-    capacity_factor: float | None
-    load_balancing_weight: float
-    mod_capacity_factor: float
-    step: int = 0
+STACKED = ("router", "router_bias", "w_in", "w_out")  # parameters with a row per expert
+STACKED_BUFFERS = ("born_E", "load_ema_E", "choice_bias_E")
 
 
 @dataclass
 class MoEStats:
-    """What one MoE layer did in one forward pass; tensors stay on the device."""
+    """What one MoE layer did in one forward pass; tensors stay on the device.
+
+    `computed_E` counts the assignments that each expert computed; `live_E` ignores expert dropout; `expert_M` and
+    `weight_M` are the expert and the routing weight of each computed assignment.
+    """
 
     probability_E: Tensor
     share_E: Tensor
+    computed_E: Tensor
+    expert_M: Tensor
+    weight_M: Tensor
     live_E: Tensor
     dropped: Tensor
     assignments: int
     balance_loss: Tensor
+    z_loss: Tensor
+
+    def weight_per_expert(self) -> Tensor:
+        """Sum of the routing weights that each expert computed."""
+        return torch.zeros(self.share_E.shape, device=self.weight_M.device).index_add(0, self.expert_M, self.weight_M)
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """Assignments that fit, sorted by expert with first choices first (m = choice * N + token), and how many each
+    expert was wanted for and takes."""
+
+    kept_M: Tensor
+    wanted_E: Tensor
+    taken_E: Tensor
 
 
 class MoE(nn.Module):
     """Top-k routed SwiGLU experts.
 
-    probability = softmax(router(x) / temperature + offset), in float32; the k largest are renormalised to sum to one.
-    offset is 0, or -inf until an added expert's first step, then log(steps since / ramp) until it is 0.
-    In training an expert takes at most ceil(capacity_factor * k * N / live) tokens, first choices first; the others
-    keep their residual. Evaluation drops nothing. The balance loss is live * sum_e share_e * mean probability_e over
-    live experts (Fedus et al., 2021, eq. 4-6).
+    logit = router(x) / temperature + offset and probability = softmax(logit), in float32; the k largest are
+    renormalised to sum to one. offset is 0, or -inf until an added expert's first step, then log(steps since / ramp)
+    until it is 0; in training it is also -inf for the experts that expert dropout leaves out of the step.
+    In training an expert takes at most ceil(capacity_factor * k * N / experts that take part) tokens, first choices
+    first; the others keep their residual. Evaluation drops nothing. The balance loss is n * sum_e share_e * mean
+    probability_e over the n experts that take part (Fedus et al., 2021, eq. 4-6); the z-loss is the mean of
+    logsumexp(logit)^2 (Zoph et al., 2022). Bias balancing (Wang et al., 2024) adds a bias to the probabilities for the
+    choice alone, not to the weights; each step moves it by its rate toward an even load. Shared experts see every token
+    and are added to the routed ones.
     """
 
-    def __init__(self, config: MoeConfig, hidden: int, intermediate: int, slots: int, knobs: Knobs) -> None:
+    def __init__(
+        self, config: MoeConfig, hidden: int, intermediate: int, slots: int, knobs: Knobs, layer: int = 0, seed: int = 0
+    ) -> None:
         super().__init__()
         self.top_k, self.ramp, self.knobs = config.moe_top_k, config.expert_ramp_steps, knobs
+        self.layer, self.seed = layer, seed
+        self.rate, self.z_weight = config.bias_balancing_rate, config.router_z_loss_weight
         self.router = nn.Parameter(torch.empty(slots, hidden))
         self.router_bias = nn.Parameter(torch.zeros(slots)) if config.router_init_bias is not None else None
         self.w_in = nn.Parameter(torch.empty(slots, 2 * intermediate, hidden))
         self.w_out = nn.Parameter(torch.empty(slots, hidden, intermediate))
+        shared = config.num_shared_experts
+        self.shared = SwiGLU(hidden, shared * intermediate) if shared else None
         self.register_buffer("born_E", torch.full((slots,), -1, dtype=torch.int64))
         self.register_buffer("load_ema_E", torch.full((slots,), 1.0 / slots))
+        self.choice_bias_E: Tensor | None
+        self.register_buffer("choice_bias_E", torch.zeros(slots) if config.bias_balancing else None)
 
     def reset(self, std: float, init_bias: float | tuple[float, ...] | None) -> None:
         """Draws new weights; the bias goes to expert 0, or is one number per expert."""
@@ -78,34 +105,73 @@ class MoE(nn.Module):
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, MoEStats]:
         with torch.autocast(x_ND.device.type, enabled=False):
-            offset_E = self.logit_offset()
-            logit_NE = F.linear(x_ND.float(), self.router, self.router_bias) / self.knobs.routing_temperature
-            probability_NE = (logit_NE + offset_E).softmax(-1)
-            weight_NK, expert_NK = probability_NE.topk(self.top_k, dim=-1)
-            weight_NK = weight_NK / weight_NK.sum(-1, keepdim=True)
-        kept_M, count_E, dropped = self._dispatch(expert_NK, torch.isfinite(offset_E).sum())
-        y_ND = self._combine(x_ND, weight_NK, kept_M, count_E)
-        return y_ND, self._statistics(probability_NE, expert_NK, offset_E, dropped)
+            live_offset_E = self.logit_offset()
+            offset_E = self._with_dropout(live_offset_E)
+            logit_NE = F.linear(x_ND.float(), self.router.float(), self._bias()) / self.knobs.routing_temperature
+            logit_NE = logit_NE + offset_E
+            probability_NE = logit_NE.softmax(-1)
+            weight_NK, expert_NK = self._choose(probability_NE, offset_E)
+            z_loss = logit_NE.logsumexp(-1).square().mean() if self.z_weight else logit_NE.new_zeros(())
+        shared_ND = self.shared(x_ND) if self.shared is not None else None
+        taking_part = torch.isfinite(offset_E).sum()
+        sent = self._dispatch(expert_NK, taking_part)
+        gate_M = weight_NK.t().reshape(-1).index_select(0, sent.kept_M)
+        y_ND = self._combine(x_ND, gate_M, sent)
+        y_ND = y_ND if shared_ND is None else shared_ND + y_ND
+        share_E, mean_E = sent.wanted_E.float() / expert_NK.numel(), probability_NE.mean(0)
+        return y_ND, MoEStats(
+            probability_E=mean_E.detach(),
+            share_E=share_E,
+            computed_E=sent.taken_E.float(),
+            expert_M=expert_NK.t().reshape(-1).index_select(0, sent.kept_M),
+            weight_M=gate_M.detach(),
+            live_E=torch.isfinite(live_offset_E),
+            dropped=(sent.wanted_E - sent.taken_E).sum().float(),
+            assignments=expert_NK.numel(),
+            balance_loss=taking_part * (share_E * mean_E).sum(),
+            z_loss=z_loss,
+        )
 
-    def _dispatch(self, expert_NK: Tensor, live: Tensor) -> tuple[Tensor, list[int], Tensor]:
-        """Assignments sorted by expert (first choices first), which of them fit, and how many each expert takes."""
+    def _bias(self) -> Tensor | None:
+        return None if self.router_bias is None else self.router_bias.float()
+
+    def _with_dropout(self, offset_E: Tensor) -> Tensor:
+        """Leaves each live expert out of the step by chance, but never so many that a token has too few to choose."""
+        chance = self.knobs.expert_dropout
+        if not self.training or chance == 0.0:
+            return offset_E
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.knobs.step * 131 + self.layer)
+        draw_E = torch.rand(len(offset_E), generator=generator).to(offset_E.device)
+        draw_E = draw_E.masked_fill(~torch.isfinite(offset_E), -1.0)
+        kept_E = draw_E >= chance
+        kept_E = kept_E.index_fill(0, draw_E.topk(self.top_k).indices, True)
+        return offset_E.masked_fill(~kept_E, -math.inf)
+
+    def _choose(self, probability_NE: Tensor, offset_E: Tensor) -> tuple[Tensor, Tensor]:
+        if self.choice_bias_E is None:
+            weight_NK, expert_NK = probability_NE.topk(self.top_k, dim=-1)
+        else:
+            score_NE = (probability_NE.detach() + self.choice_bias_E).masked_fill(torch.isinf(offset_E), -math.inf)
+            expert_NK = score_NE.topk(self.top_k, dim=-1).indices
+            weight_NK = probability_NE.gather(1, expert_NK)
+        # Far below any probability that matters: a bias may choose experts whose probabilities are all zero.
+        return weight_NK / weight_NK.sum(-1, keepdim=True).clamp(min=1e-30), expert_NK
+
+    def _dispatch(self, expert_NK: Tensor, taking_part: Tensor) -> Dispatch:
         flat_M = expert_NK.t().reshape(-1)
         _, order_M = flat_M.sort(stable=True)
-        count_E = F.one_hot(flat_M, self.router.shape[0]).sum(0)
+        wanted_E = F.one_hot(flat_M, self.router.shape[0]).sum(0)
         factor = self.knobs.capacity_factor
         if not self.training or factor is None:
-            return order_M, count_E.tolist(), torch.zeros((), device=flat_M.device)
-        capacity = math.ceil(factor * len(flat_M) / int(live))
-        start_E = count_E.cumsum(0) - count_E
+            return Dispatch(order_M, wanted_E, wanted_E)
+        capacity = math.ceil(factor * len(flat_M) / int(taking_part))
+        start_E = wanted_E.cumsum(0) - wanted_E
         rank_M = torch.arange(len(flat_M), device=flat_M.device) - start_E.index_select(0, flat_M[order_M])
-        fits_M = rank_M < capacity
-        taken_E = count_E.clamp(max=capacity)
-        return order_M[fits_M], taken_E.tolist(), (count_E - taken_E).sum().float()
+        return Dispatch(order_M[rank_M < capacity], wanted_E, wanted_E.clamp(max=capacity))
 
-    def _combine(self, x_ND: Tensor, weight_NK: Tensor, kept_M: Tensor, count_E: list[int]) -> Tensor:
-        tokens = x_ND.shape[0]
-        token_M = kept_M % tokens
-        gate_M = weight_NK.t().reshape(-1).index_select(0, kept_M)
+    def _combine(self, x_ND: Tensor, gate_M: Tensor, sent: Dispatch) -> Tensor:
+        token_M = sent.kept_M % x_ND.shape[0]
+        count_E = sent.taken_E.tolist()
         routed = torch.split(x_ND.index_select(0, token_M), count_E)
         outputs = []
         for x_CD, gate_C, w_in, w_out in zip(
@@ -116,9 +182,11 @@ class MoE(nn.Module):
         y_MD = torch.cat(outputs)
         return torch.zeros(x_ND.shape, dtype=y_MD.dtype, device=x_ND.device).index_add(0, token_M, y_MD)
 
-    def _statistics(self, probability_NE: Tensor, expert_NK: Tensor, offset_E: Tensor, dropped: Tensor) -> MoEStats:
-        live_E = torch.isfinite(offset_E)
-        share_E = F.one_hot(expert_NK.reshape(-1), self.router.shape[0]).sum(0).float() / expert_NK.numel()
-        probability_E = probability_NE.mean(0)
-        balance = live_E.sum() * (share_E * probability_E).sum()
-        return MoEStats(probability_E.detach(), share_E, live_E, dropped, expert_NK.numel(), balance)
+    @torch.no_grad()
+    def follow(self, share_E: Tensor) -> None:
+        """Takes in the shares of a step: their running mean, and the bias of bias balancing (the loss-free rule)."""
+        self.get_buffer("load_ema_E").mul_(LOAD_EMA).add_(share_E, alpha=1.0 - LOAD_EMA)
+        if self.choice_bias_E is not None:
+            live_E = torch.isfinite(self.logit_offset())
+            fair = 1.0 / live_E.sum()
+            self.choice_bias_E.add_(torch.sign(fair - share_E) * live_E, alpha=self.rate)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lumina.checkpoint.canonical import CanonicalState
+from lumina.model.moe import STACKED
 from lumina.store.errors import Refusal
 
 NOISE = 0.01  # standard deviation of the copy's noise, as a share of each weight tensor's own
@@ -37,7 +38,7 @@ def add_expert(state: CanonicalState, layer_idx: int, *, source_expert: int, ste
     Raises `Refusal` (bad_argument) when the layer or the expert does not exist.
     """
     prefix = f"layers.{layer_idx}.moe."
-    names = sorted(name for name in state.params if name.startswith(prefix))
+    names = sorted(prefix + name for name in STACKED if prefix + name in state.params)
     if not names:
         raise Refusal("bad_argument", f"layer {layer_idx} has no experts")
     if not 0 <= source_expert < len(state.params[names[0]]):
@@ -54,6 +55,8 @@ def add_expert(state: CanonicalState, layer_idx: int, *, source_expert: int, ste
     buffers = dict(state.buffers)
     buffers[prefix + "born_E"] = torch.cat((buffers[prefix + "born_E"], torch.tensor([step])))
     buffers[prefix + "load_ema_E"] = torch.cat((buffers[prefix + "load_ema_E"], torch.zeros(1)))
+    if prefix + "choice_bias_E" in buffers:
+        buffers[prefix + "choice_bias_E"] = _with_copy(buffers[prefix + "choice_bias_E"], source_expert)
     return dataclasses.replace(state, params=params, exp_avg=moments[0], exp_avg_sq=moments[1], buffers=buffers)
 
 

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lumina.config import Config
+from lumina.model.knobs import Knobs
 from lumina.model.layers import Attention, RMSNorm, Rotary, SwiGLU
 from lumina.model.loss import cross_entropy
 from lumina.model.mod import DepthRouter, ModStats
-from lumina.model.moe import Knobs, MoE, MoEStats
+from lumina.model.moe import MoE, MoEStats
 
 
 @dataclass
@@ -48,7 +49,9 @@ class Layer(nn.Module):
             width, model.num_heads, model.num_kv_heads, config.optimization.use_flash_attention is not False
         )
         self.post_norm = RMSNorm(width, eps)
-        self.moe = MoE(config.moe, width, model.ffn_size, slots, knobs) if index in config.moe_layers else None
+        self.moe = None
+        if index in config.moe_layers:
+            self.moe = MoE(config.moe, width, model.ffn_size, slots, knobs, index, config.training.seed)
         self.ffn = SwiGLU(width, model.ffn_size) if self.moe is None else None
         self.scope = config.mod.mod_scope
         self.mod = None
@@ -95,12 +98,7 @@ class Transformer(nn.Module):
     def __init__(self, config: Config, vocab_size: int, slots: dict[int, int] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.knobs = Knobs(
-            routing_temperature=config.moe.routing_temperature,
-            capacity_factor=config.moe.capacity_factor,
-            load_balancing_weight=config.moe.load_balancing_weight,
-            mod_capacity_factor=config.mod.mod_capacity_factor,
-        )
+        self.knobs = Knobs.of(config)
         width, experts = config.model.hidden_size, config.moe.num_experts
         self.embedding = nn.Parameter(torch.empty(vocab_size, width))
         self.layers = nn.ModuleList(
@@ -151,10 +149,12 @@ class Transformer(nn.Module):
         return self.norm(x_BTD), layers
 
     def _auxiliary(self, layers: list[LayerStats], like: Tensor) -> Tensor:
-        """Balance loss (mean over layers, weighted) plus the MoD predictors' own loss, which reaches only them."""
+        """Weighted means over layers of balance and z-loss, plus the MoD predictors' own, which reaches only them."""
         total = torch.zeros_like(like)
-        balance = [stats.moe.balance_loss for stats in layers if stats.moe is not None]
-        if balance:
-            total = total + self.knobs.load_balancing_weight * torch.stack(balance).mean()
+        routed = [stats.moe for stats in layers if stats.moe is not None]
+        if routed:
+            balance = torch.stack([moe.balance_loss for moe in routed]).mean()
+            z_loss = torch.stack([moe.z_loss for moe in routed]).mean()
+            total = total + self.knobs.load_balancing_weight * balance + self.config.moe.router_z_loss_weight * z_loss
         predictor = [stats.mod.predictor_loss for stats in layers if stats.mod is not None]
         return total + torch.stack(predictor).mean() if predictor else total

@@ -72,7 +72,6 @@ def test_a_feature_that_does_not_exist_yet_is_refused_by_name(info: Any) -> None
 def test_the_parameters_of_this_version_are_available() -> None:
     refused = {info.path for info in parameters() if info.available is False}
     assert refused == {
-        *("moe." + name for name in ("router_z_loss_weight", "num_shared_experts", "expert_dropout", "bias_balancing")),
         "moe.spare_experts",
         *(
             "precision." + name

@@ -34,7 +34,8 @@ def plain_moe(moe: MoE, x: Tensor, *, capacity_factor: float | None, temperature
     """The layer `moe` on tokens [N, D], token by token."""
     experts, top_k = len(moe.router), moe.top_k
     probability = torch.softmax((x @ moe.router.t()) / temperature, dim=1)
-    ranked = probability.detach().sort(dim=1, descending=True, stable=True).indices[:, :top_k]
+    preferred = probability.detach() + (0.0 if moe.choice_bias_E is None else moe.choice_bias_E)
+    ranked = preferred.sort(dim=1, descending=True, stable=True).indices[:, :top_k]
     chosen_weight = torch.stack([probability[n, ranked[n]] for n in range(len(x))])
     weight = chosen_weight / chosen_weight.sum(1, keepdim=True)
     capacity = math.inf if capacity_factor is None else math.ceil(capacity_factor * top_k * len(x) / experts)
@@ -53,6 +54,9 @@ def plain_moe(moe: MoE, x: Tensor, *, capacity_factor: float | None, temperature
     for expert in range(experts):
         gate, up = (x @ moe.w_in[expert].t()).chunk(2, dim=1)
         y = y + share[:, expert : expert + 1] * ((F.silu(gate) * up) @ moe.w_out[expert].t())
+    if moe.shared is not None:
+        gate, up = x @ moe.shared.gate_proj.weight.t(), x @ moe.shared.up_proj.weight.t()
+        y = y + (F.silu(gate) * up) @ moe.shared.down_proj.weight.t()
     fraction = torch.tensor(wanted, dtype=torch.float32) / (top_k * len(x))
     return PlainMoE(y, wanted, taken, experts * (fraction * probability.mean(0)).sum())
 

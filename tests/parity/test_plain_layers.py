@@ -53,16 +53,34 @@ def assert_same(mine: Tensor, plain: Tensor, parameters: dict[str, nn.Parameter]
     top_k=st.integers(1, 4),
     factor=st.sampled_from([None, 0.3, 1.0, 1.25, 2.0]),
     temperature=st.sampled_from([0.5, 1.0, 3.0]),
+    shared=st.integers(0, 2),
+    biased=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_routed_experts_are_the_plain_ones(
-    tokens: int, experts: int, top_k: int, factor: float | None, temperature: float, seed: int
+    tokens: int,
+    experts: int,
+    top_k: int,
+    factor: float | None,
+    temperature: float,
+    shared: int,
+    biased: bool,
+    seed: int,
 ) -> None:
     top_k = min(top_k, experts)
-    built = model(num_experts=experts, moe_top_k=top_k, capacity_factor=factor, use_mod=False)
+    built = model(
+        num_experts=experts,
+        moe_top_k=top_k,
+        capacity_factor=factor,
+        num_shared_experts=shared,
+        bias_balancing=biased,
+        use_mod=False,
+    )
     built.knobs.routing_temperature = temperature
     moe = built.layers[0].moe
     assert isinstance(moe, MoE)
+    if moe.choice_bias_E is not None:
+        moe.choice_bias_E.normal_(generator=torch.Generator().manual_seed(seed)).mul_(0.2)
     x = torch.randn(tokens, 16, generator=torch.Generator().manual_seed(seed), requires_grad=True)
     y, stats = moe(x)
     plain = plain_moe(moe, x, capacity_factor=factor, temperature=temperature)

@@ -1,0 +1,60 @@
+"""Small models and engines for the tests of the model; every helper names what it changes from the smallest preset."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lumina.config import load_config
+from lumina.engine.api import MicroBatch
+from lumina.engine.torch_engine import TorchEngine
+from lumina.hardware import choose_precision, detect_cpu
+from lumina.model import Transformer
+from lumina.model.mod import DepthRouter
+from lumina.model.moe import MoE
+
+VOCAB, LENGTH = 60, 32
+SIZE: dict[str, object] = {
+    "model.hidden_size": 32,
+    "model.intermediate_size": 24,
+    "model.num_layers": 2,
+    "model.num_heads": 4,
+    "model.num_kv_heads": 2,
+    "model.max_position_embeddings": 64,
+    "model.initializer_range": 0.2,
+}
+
+
+def model(**changes: object) -> Transformer:
+    torch.manual_seed(3)
+    built = Transformer(load_config("debug", {**SIZE, **changes}), VOCAB)
+    built.reset()
+    return built.train()
+
+
+def engine(**changes: object) -> TorchEngine:
+    hardware = detect_cpu()
+    config = load_config("debug", {**SIZE, **changes})
+    return TorchEngine(config, VOCAB, hardware, choose_precision("fp32", hardware))
+
+
+def tokens(seed: int = 0, sequences: int = 4) -> Tensor:
+    return torch.randint(0, VOCAB, (sequences, LENGTH), generator=torch.Generator().manual_seed(seed))
+
+
+def batch(seed: int = 0, sequences: int = 4) -> MicroBatch:
+    drawn = np.random.default_rng(seed).integers(0, VOCAB, (sequences, LENGTH + 1))
+    return MicroBatch(drawn[:, :-1], drawn[:, 1:])
+
+
+def moe_of(built: Transformer, layer: int = 0) -> MoE:
+    found = built.layers[layer].moe
+    assert isinstance(found, MoE)
+    return found
+
+
+def router_of(built: Transformer, layer: int = 0) -> DepthRouter:
+    found = built.layers[layer].mod
+    assert isinstance(found, DepthRouter)
+    return found
