@@ -81,10 +81,12 @@ def spawn(paths: RunPaths, *, resume: str | None = None, steps: int | None = Non
 
 
 def trainer_environment(base: Mapping[str, str]) -> dict[str, str]:
-    """The trainer's environment: the allocator setting where it helps, unbuffered output."""
+    """The trainer's environment: allocator and threads set for sharing a machine, unbuffered output."""
     environment = dict(base)
     environment["PYTHONUNBUFFERED"] = "1"
     environment.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # Threads that spin while they wait make a step many times slower as soon as anything else wants the cores.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         environment.setdefault("GLIBC_TUNABLES", ALLOCATOR)
     return environment
