@@ -291,7 +291,10 @@ class OptimizationConfig(Group):
     gradient_checkpointing: bool = param(
         False, "Compute the activations of each layer again in the backward pass: less memory, more time."
     )
-    compile: bool = param(False, "Compile the model with torch.compile.", available=False)
+    compile: bool = param(
+        False,
+        "Compile attention and the dense feed-forward with torch.compile: a slow first step, faster ones after it.",
+    )
     use_deepspeed: bool = param(False, "Train through DeepSpeed.", available=False)
     zero_stage: int = param(0, "DeepSpeed ZeRO stage.", ge=0, le=3, available=False)
     cpu_offload: bool = param(False, "Keep the optimizer's state in CPU memory.", available=False)

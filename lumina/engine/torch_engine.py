@@ -18,10 +18,11 @@ from lumina.config import Config
 from lumina.engine.api import EngineDescription, EvalStats, LayerExperts, MicroBatch, StepStats
 from lumina.engine.guard import CollapseGuard
 from lumina.engine.statistics import StepFigures, StepValues
-from lumina.hardware import Hardware, PrecisionChoice
+from lumina.hardware import Hardware, PrecisionChoice, compile_problem
 from lumina.model import Transformer
 from lumina.model.mod import DepthRouter
 from lumina.model.moe import STACKED_BUFFERS, MoE
+from lumina.store.errors import Refusal
 
 MOE_KNOBS = ("routing_temperature", "capacity_factor", "load_balancing_weight", "expert_dropout")
 MOD_KNOBS = ("mod_capacity_factor", "mod_routing_temperature")
@@ -35,6 +36,9 @@ class TorchEngine:
         self.telemetry = True  # statistics of the layers; off only to measure what they cost
         self.config, self.vocab_size, self.precision = config, vocab_size, precision
         self.device = torch.device(hardware.device)
+        problem = compile_problem(hardware) if config.optimization.compile else None
+        if problem:
+            raise Refusal("unsupported", f"optimization.compile = true: {problem}; use false")
         if self.device.type == "cpu":
             torch.use_deterministic_algorithms(True)
         self._clip = config.training.gradient_clip_val
@@ -47,6 +51,9 @@ class TorchEngine:
     def _build(self, slots: dict[int, int]) -> None:
         training = self.config.training
         self.model = Transformer(self.config, self.vocab_size, slots).to(self.device)
+        if self.config.optimization.compile:
+            for layer in self.model.layers:
+                layer.compile_dense()  # type: ignore[operator]
         decayed = [p for p in self.model.parameters() if p.ndim >= 2]
         plain = [p for p in self.model.parameters() if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(

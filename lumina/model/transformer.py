@@ -59,6 +59,13 @@ class Layer(nn.Module):
             self.mod = DepthRouter(config.mod.mod_routing_type, width, eps, index, knobs, config.training.seed)
         self.rotary = Rotary(model.head_dim, model.max_position_embeddings, model.rope_theta)
 
+    def compile_dense(self) -> None:
+        """Compiles attention and the dense feed-forward with their norms; routing depends on data and stays."""
+        self._attend = torch.compile(self._attend)  # type: ignore[method-assign]
+        self._feed_dense = torch.compile(self._feed_dense)  # type: ignore[method-assign]
+        if self.moe is not None and self.moe.shared is not None:
+            self.moe.shared.compile()
+
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, LayerStats]:
         stats = LayerStats()
         position = torch.arange(x_BTD.shape[1], device=x_BTD.device).unsqueeze(0)
@@ -82,13 +89,16 @@ class Layer(nn.Module):
         return y
 
     def _feed(self, x_BTD: Tensor, stats: LayerStats) -> Tensor:
+        if self.moe is None:
+            return self._feed_dense(x_BTD)
         normed = self.post_norm(x_BTD)
-        if self.moe is not None:
-            y_ND, stats.moe = self.moe(normed.reshape(-1, normed.shape[-1]))
-            mixed: Tensor = y_ND.view(x_BTD.shape)
-            return mixed
+        y_ND, stats.moe = self.moe(normed.reshape(-1, normed.shape[-1]))
+        mixed: Tensor = y_ND.view(x_BTD.shape)
+        return mixed
+
+    def _feed_dense(self, x_BTD: Tensor) -> Tensor:
         assert self.ffn is not None
-        y: Tensor = self.ffn(normed)
+        y: Tensor = self.ffn(self.post_norm(x_BTD))
         return y
 
 

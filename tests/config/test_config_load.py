@@ -107,7 +107,7 @@ training:
 precision:
   precision: mixed_bf61
 optimization:
-  compile: true
+  use_deepspeed: true
 modd:
   use_mod: true
 """,
@@ -119,7 +119,7 @@ modd:
             f"training.batch_size = four is text ({path}:6); it must be int",
             f"training.learning_rate = 0 is out of range ({path}:7); it must be above 0",
             f"precision.precision = mixed_bf61 is not one of its values ({path}:9); did you mean mixed_bf16?",
-            f"optimization.compile = true is not available yet ({path}:11); use false",
+            f"optimization.use_deepspeed = true is not available yet ({path}:11); use false",
             f"model.num_heads = 6 does not divide model.hidden_size = 128 ({path}:3); use 1, 2, 4, 8, 16, 32, 64, 128",
             "moe.moe_top_k = 9 is above moe.num_experts = 8",
         ]

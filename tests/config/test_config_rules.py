@@ -77,7 +77,7 @@ def test_the_parameters_of_this_version_are_available() -> None:
             "precision." + name
             for name in ("master_precision", "init_scale", "scale_factor", "scale_window", "min_scale")
         ),
-        *("optimization." + name for name in ("compile", "use_deepspeed", "zero_stage", "cpu_offload")),
+        *("optimization." + name for name in ("use_deepspeed", "zero_stage", "cpu_offload")),
         *("data." + name for name in ("base_ratio", "num_workers", "quality_threshold", "automatic_data_cleaning")),
         *("data." + name for name in ("curriculum_aggressiveness", "stride")),
         *("chinchilla." + name for name in ("enable_loss_landscape", "enable_compute_efficiency")),
