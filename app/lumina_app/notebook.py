@@ -166,9 +166,7 @@ def _watch(widget: weakref.ref[Dashboard], closed: threading.Event, wake: thread
         try:
             pause = dashboard._look()
         except BaseException:
-            dashboard.send(
-                {"kind": "trouble", "message": "Watching ended by an error; run the cell again.", "over": True}
-            )
+            dashboard.send({"kind": "trouble", "message": "Watching ended by an error; run the cell again."})
             raise
         del dashboard
         wake.wait(pause)

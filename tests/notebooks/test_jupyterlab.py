@@ -177,7 +177,7 @@ def test_a_saved_notebook_shows_the_last_state_without_a_kernel(view: LabPage, r
         lab.api(f"kernels/{kernel['id']}", "DELETE")
     view.page.goto("about:blank")
     view.open(lab, "quickstart.ipynb")
-    expect(view.widget.get_by_role("alert")).to_contain_text("This is the last state that was saved.")
+    expect(view.widget.get_by_role("alert")).to_contain_text("This is the last state that was saved")
     expect(view.widget).to_contain_text(run.name)
     assert view.step() > 0
     assert view.widget.locator(".lw-loss path").count() > 0

@@ -92,8 +92,9 @@ class Header {
 /** "supervised · step 120 of 300 · 2 min left" */
 function progress(status, state) {
   const parts = [AUTONOMY[status.autonomy] ?? status.autonomy];
+  const of = status.total_steps ? ` of ${integer(status.total_steps)}` : "";
+  if (status.step || !status.phase) parts.push(`step ${integer(status.step ?? 0)}${of}`);
   if (status.phase) parts.push(status.phase);
-  else parts.push(`step ${integer(status.step ?? 0)}${status.total_steps ? ` of ${integer(status.total_steps)}` : ""}`);
   if (state === "running" && status.eta_s) parts.push(`${duration(status.eta_s)} left`);
   return parts.filter(Boolean).join(" · ");
 }
@@ -383,8 +384,10 @@ class Notice {
     if (trouble) return { kind: "bad", text: trouble };
     if (!contact && OVER.has(doc.state)) return null;
     if (!contact) {
-      const lost = contact === null ? "This is the last state that was saved." : "No word from the kernel for a while: it was probably restarted.";
-      return { kind: "warn", text: `${lost} Training does not need it. To watch the run again:`, code: this.again };
+      const why = contact === null
+        ? "This is the last state that was saved; no kernel is behind it."
+        : "No word from the kernel for a while; it was probably restarted. Training does not need it.";
+      return { kind: "warn", text: `${why} To watch the run again:`, code: this.again };
     }
     if (doc.state === "failed") return { kind: "bad", text: doc.status.error ?? "The trainer gave up." };
     if (doc.state === "crashed") {
