@@ -82,8 +82,12 @@ class StoreReader:
         return {key: fact.value for key, fact in self.facts().items()}
 
     def proposals(self, limit: int = 200) -> list[Row]:
-        """Proposals, newest first."""
-        return self._rows("proposal", limit)
+        """Every open proposal, and the newest `limit` of all, newest first."""
+        query = (
+            "SELECT id, journal_seq, segment, step, state, doc FROM proposal WHERE state='open' OR id IN"
+            " (SELECT id FROM proposal ORDER BY journal_seq DESC LIMIT ?) ORDER BY journal_seq DESC"
+        )
+        return self._query(query, limit)
 
     def receipts(self, limit: int = 500) -> list[Row]:
         """Receipts, newest first."""
@@ -101,7 +105,11 @@ class StoreReader:
         return [_row(row) for row in rows[::-1]]
 
     def _rows(self, table: str, limit: int) -> list[Row]:
-        query = f"SELECT id, journal_seq, segment, step, state, doc FROM {table} ORDER BY journal_seq DESC LIMIT ?"
+        return self._query(
+            f"SELECT id, journal_seq, segment, step, state, doc FROM {table} ORDER BY journal_seq DESC LIMIT ?", limit
+        )
+
+    def _query(self, query: str, limit: int) -> list[Row]:
         with self._open() as db:
             rows = [] if db is None else db.execute(query, (limit,)).fetchall()
         return [_row(row) for row in rows]

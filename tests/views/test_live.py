@@ -132,6 +132,16 @@ def test_the_queue_keeps_waiting_and_decided_proposals_apart(run: Recording) -> 
     assert next(p for p in queue["recent"] if p["id"] == rejected)["decided"]["why"] == "too early"
 
 
+def test_an_open_proposal_stays_in_the_queue_however_many_came_after_it(run: Recording) -> None:
+    waiting = run.propose()
+    for _ in range(210):
+        run.decide(run.propose())
+    document = live(run)
+    assert [p["id"] for p in document["queue"]["open"]] == [waiting]
+    assert document["status"]["pending_proposals"] == 1
+    assert len(document["queue"]["recent"]) == 20
+
+
 def test_a_mark_tells_what_was_changed_where_and_what_it_did(run: Recording) -> None:
     run.train(5)
     id = run.apply(1.5)
