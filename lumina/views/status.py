@@ -6,6 +6,7 @@ import json
 import time
 from typing import Any
 
+from lumina.store.journal import read_entries
 from lumina.store.layout import RunPaths
 from lumina.store.lock import is_locked
 from lumina.store.reader import StoreReader
@@ -35,13 +36,16 @@ def status(paths: RunPaths) -> dict[str, Any]:
     newest = {name: value for name, (_, value) in reader.latest(NEWEST).items()}
     statistics = _statistics(reader)
     params = meta.get("params") or {}
+    recorded = meta.get("state")
     step, total = meta.get("step"), meta.get("total_steps")
+    if recorded is None and not alive:
+        recorded, step = _from_journal(paths)
     heartbeat = meta.get("heartbeat")
     chinchilla = meta.get("chinchilla") or {}
     health = meta.get("health") or {"status": None, "issues": []}
     return {
         "name": paths.name,
-        "state": derived_state(meta.get("state"), alive),
+        "state": derived_state(recorded, alive),
         "phase": meta.get("phase") if alive else None,
         "step": step,
         "total_steps": total,
@@ -76,6 +80,15 @@ def derived_state(recorded: str | None, alive: bool) -> str:
     if recorded is None:
         return "starting" if alive else "created"
     return "crashed" if recorded in LIVE_STATES and not alive else recorded
+
+
+def _from_journal(paths: RunPaths) -> tuple[str | None, int | None]:
+    """State and step of a run whose database is gone; without an end it was cut off, and its last step is unknown."""
+    entries = read_entries(paths)
+    if not entries:
+        return None, None
+    last = entries[-1]
+    return (str(last.doc["state"]), last.step) if last.type == "end" else ("running", None)
 
 
 def _hparams(stored: dict[str, Any], learning_rate: float | None) -> dict[str, Any]:

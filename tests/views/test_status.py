@@ -107,6 +107,21 @@ def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
     assert status["created"] is not None
 
 
+@pytest.mark.parametrize(
+    ("end", "state", "step"), [("finished", "finished", 3), ("stopped", "stopped", 3), (None, "crashed", None)]
+)
+def test_a_run_whose_database_is_gone_is_known_by_its_journal(
+    tmp_path: Path, end: str | None, state: str, step: int | None
+) -> None:
+    recording = Recording(new_run(tmp_path))
+    recording.train(3)
+    recording.finish(end) if end else recording.close()
+    for file in recording.paths.root.glob("run.sqlite*"):
+        file.unlink()
+    status = json_of(recording.paths)
+    assert (status["state"], status["step"]) == (state, step)
+
+
 def test_a_value_that_is_not_finite_is_null(tmp_path: Path) -> None:
     recording = Recording(new_run(tmp_path))
     recording.writer.points(recording.segment, 1, {"loss": float("nan"), "grad_norm": float("inf")})
