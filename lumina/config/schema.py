@@ -261,7 +261,9 @@ class PrecisionConfig(Group):
         available=("auto", "fp32", "mixed_bf16"),
     )
     inference_precision: PrecisionName = param(
-        "auto", "Format of validation and generation; auto is that of training.", available=("auto", "fp32")
+        "auto",
+        "Format of validation and generation; auto is that of training.",
+        available=("auto", "fp32", "mixed_bf16"),
     )
     master_precision: Literal["fp32", "bf16", "fp16"] = param(
         "fp32", "Format of the weights that the optimizer updates.", available=False
@@ -354,8 +356,12 @@ class OrchestratorConfig(Group):
         typical=(0.5, 0.95),
     )
     check_interval: int = param(100, "Steps between health checks.", ge=1, typical=(10, 1000))
-    enable_emergency_recovery: bool = param(True, "Act at once in an emergency, whatever the autonomy.")
-    enable_architecture_adaptation: bool = param(True, "Propose changes of the architecture, such as more experts.")
+    enable_emergency_recovery: bool = param(
+        True, "Act at once in an emergency, whatever the autonomy.", available=False
+    )
+    enable_architecture_adaptation: bool = param(
+        True, "Propose changes of the architecture, such as more experts.", available=False
+    )
     proposal_expiry_steps: int = param(
         500, "Steps after which an unanswered proposal expires.", ge=1, typical=(20, 10000)
     )

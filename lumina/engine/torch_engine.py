@@ -18,7 +18,7 @@ from lumina.config import Config
 from lumina.engine.api import EngineDescription, EvalStats, LayerExperts, MicroBatch, StepStats
 from lumina.engine.guard import CollapseGuard
 from lumina.engine.statistics import StepFigures, StepValues
-from lumina.hardware import Hardware, PrecisionChoice, compile_problem
+from lumina.hardware import Hardware, PrecisionChoice, choose_inference_precision, compile_problem
 from lumina.model import Transformer
 from lumina.model.mod import DepthRouter
 from lumina.model.moe import STACKED_BUFFERS, MoE
@@ -35,6 +35,7 @@ class TorchEngine:
     def __init__(self, config: Config, vocab_size: int, hardware: Hardware, precision: PrecisionChoice) -> None:
         self.telemetry = True  # statistics of the layers; off only to measure what they cost
         self.config, self.vocab_size, self.precision = config, vocab_size, precision
+        self._inference = choose_inference_precision(config.precision.inference_precision, precision, hardware)
         self.device = torch.device(hardware.device)
         problem = compile_problem(hardware) if config.optimization.compile else None
         if problem:
@@ -76,7 +77,7 @@ class TorchEngine:
         labels = sum(int((batch.labels != -100).sum()) for batch in microbatches)
         figures = StepFigures(self.model, self.telemetry)
         for batch in microbatches:
-            with self._autocast():
+            with self._autocast(self.precision):
                 output = self.model(*self._tensors(batch))
             auxiliary = output.auxiliary / len(microbatches)
             total = output.loss_sum / max(1, labels) + auxiliary
@@ -110,13 +111,13 @@ class TorchEngine:
             for module in self.model.modules():
                 if isinstance(module, DepthRouter):
                     module.by_topk = by_topk
-            with self._autocast():
+            with self._autocast(self._inference):
                 output = self.model(*self._tensors(batch))
             sums.append((float(output.loss_sum), int(output.correct), int(output.tokens)))
         return EvalStats(sums[0][0], sums[-1][0], sums[0][1], sums[0][2])
 
-    def _autocast(self) -> torch.autocast:
-        enabled = self.precision.compute_dtype == "bfloat16"
+    def _autocast(self, precision: PrecisionChoice) -> torch.autocast:
+        enabled = precision.compute_dtype == "bfloat16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def _tensors(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:

@@ -81,6 +81,7 @@ def test_the_parameters_of_this_version_are_available() -> None:
         *("data." + name for name in ("base_ratio", "num_workers", "quality_threshold", "automatic_data_cleaning")),
         *("data." + name for name in ("curriculum_aggressiveness", "stride")),
         *("chinchilla." + name for name in ("enable_loss_landscape", "enable_compute_efficiency")),
+        *("orchestrator." + name for name in ("enable_emergency_recovery", "enable_architecture_adaptation")),
         "chinchilla.enable_early_stopping",
         "checkpoint.early_stopping_patience",
     }
