@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,9 @@ from lumina.store.reader import StoreReader
 
 if TYPE_CHECKING:
     import polars
+
+    from lumina.data import DataReport
+    from lumina.hardware.detect import Hardware
 
 POLL_SECONDS = 0.05
 DONE_STATES = frozenset({"finished", "stopped", "failed", "crashed"})
@@ -206,7 +209,9 @@ class Run:
 
         Raises `ConfigError` or `Refusal` (bad_argument, not_found, corrupt, locked) before anything is started.
         """
-        read_config(self.paths.config)
+        from lumina.hardware.demands import check_demands
+
+        check_demands(read_config(self.paths.config))
         read_entries(self.paths)
         self._check_source(str(from_))
         try:
@@ -257,23 +262,37 @@ class Run:
 
 def start(preset: str | Path | Config = "debug", data: Sequence[str | Path] | None = None, name: str | None = None,
           steps: int | None = None, directory: str | Path = "experiments", autonomy: str | None = None,
-          via: str = "api", **overrides: Any) -> Run:  # fmt: skip
+          via: str = "api", on_report: Callable[[DataReport], None] | None = None,
+          **overrides: Any) -> Run:  # fmt: skip
     """Starts a run in a process of its own and returns at once.
 
-    Configuration and data are checked before anything is written. Raises `ConfigError`, `DataError` or `Refusal`.
+    Configuration, hardware and data are checked before anything is written; `on_report` is handed what was found in
+    the files. Raises `ConfigError`, `DataError` or `Refusal`.
     """
-    from lumina.data import check_paths
-
     config = (
         preset if isinstance(preset, Config) else load_config(preset, run_overrides(data, steps, autonomy, overrides))
     )
-    paths = [*config.data.base_paths, *config.data.finetuning_paths]
-    paths += [*config.data.base_eval_paths, *config.data.finetuning_eval_paths]
-    check_paths(paths, max_bad_fraction=config.data.max_bad_fraction)
+    report = check_needs(config)
+    if on_report is not None and report.files:
+        on_report(report)
     name = name if name is not None else launch.free_name(directory, config.preset or "run")
     run = launch.create_run(config, name, directory)
     launch.spawn(run)
     return Run(run, via)
+
+
+def check_needs(config: Config, hardware: Hardware | None = None) -> DataReport:
+    """Whether this machine and the files that are named can serve a run; reads every file once.
+
+    Raises `DataError` or `Refusal` (bad_argument).
+    """
+    from lumina.data import check_paths
+    from lumina.hardware.demands import check_demands
+
+    check_demands(config, hardware)
+    data = config.data
+    paths = [*data.base_paths, *data.finetuning_paths, *data.base_eval_paths, *data.finetuning_eval_paths]
+    return check_paths(paths, max_bad_fraction=data.max_bad_fraction)
 
 
 def run_overrides(data: Sequence[str | Path] | None, steps: int | None, autonomy: str | None,

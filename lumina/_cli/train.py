@@ -52,16 +52,13 @@ def start(args: argparse.Namespace) -> int:
     """Validate, create, spawn; then watch, unless --background."""
     from lumina.client import run_overrides, start
     from lumina.config import load_config, override, warnings_of
-    from lumina.data import DataError, check_paths
+    from lumina.data import DataError
 
     config = load_config(args.preset, args.set)
+    shown = None if args.json else show_report
     try:
-        if args.data:
-            report = check_paths(args.data, max_bad_fraction=config.data.max_bad_fraction)
-            if not args.json:
-                show_report(report)
         config = override(config, run_overrides(args.data, args.steps, args.autonomy, {}))
-        run = start(config, name=args.name, directory=args.dir, via="cli")
+        run = start(config, name=args.name, directory=args.dir, via="cli", on_report=shown)
     except DataError as error:
         complain(data_error(error))
         return 2

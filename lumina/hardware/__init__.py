@@ -3,8 +3,10 @@ Knows nothing of models or runs; torch is imported only inside `detect`."""
 
 from __future__ import annotations
 
+from lumina.hardware.accelerator import detect
 from lumina.hardware.compiler import compile_problem
-from lumina.hardware.detect import Hardware, choose_threads, detect, detect_cpu
+from lumina.hardware.demands import check_demands
+from lumina.hardware.detect import Hardware, choose_threads, detect_apart, detect_cpu
 from lumina.hardware.precision import (
     PrecisionChoice,
     PrecisionError,
@@ -16,10 +18,12 @@ __all__ = [
     "Hardware",
     "PrecisionChoice",
     "PrecisionError",
+    "check_demands",
     "choose_inference_precision",
     "choose_precision",
     "choose_threads",
     "compile_problem",
     "detect",
+    "detect_apart",
     "detect_cpu",
 ]

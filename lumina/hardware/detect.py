@@ -1,19 +1,26 @@
-"""Finds what this machine computes with. Torch is imported only where a GPU is asked about.
+"""Describes what this machine computes with, without torch; `accelerator` asks torch itself.
 Knows nothing of models or runs."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
+from lumina.store.errors import Refusal
+
+_DEVICES = Path("/dev")
 _CPUINFO = Path("/proc/cpuinfo")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+_ASK = "import dataclasses, json; from lumina.hardware import detect; print(json.dumps(dataclasses.asdict(detect())))"
 
 
 @dataclass(frozen=True)
@@ -37,26 +44,26 @@ class Hardware:
         return f"{many}{self.name} ({self.device}, {self.memory_bytes / 2**30:.0f} GiB, {self.cores} cores)"
 
 
-def detect() -> Hardware:
-    """The best device here: CUDA, then Apple's MPS, then the CPU. Imports torch."""
-    import torch
+def detect_apart(devices: Path = _DEVICES) -> Hardware:
+    """What `lumina.hardware.detect` finds, for a process that must stay without torch: where a GPU may be, another
+    process is asked. Raises `Refusal` (unsupported) when that one fails."""
+    if not _gpu_possible(devices):
+        return detect_cpu()
+    answer = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        said = (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise Refusal("unsupported", f"torch cannot look at this machine's hardware: {said}")
+    found = json.loads(answer.stdout.splitlines()[-1])
+    capability = tuple(found["capability"]) if found["capability"] else None
+    return Hardware(**{**found, "capability": capability})
 
-    cpu = detect_cpu()
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        return Hardware(
-            device="cuda",
-            name=properties.name,
-            capability=(properties.major, properties.minor),
-            cpu_bf16=cpu.cpu_bf16,
-            cores=cpu.cores,
-            memory_bytes=properties.total_memory,
-            count=torch.cuda.device_count(),
-        )
-    if torch.backends.mps.is_available():
-        name = f"Apple {platform.machine()}"
-        return Hardware("mps", name, None, cpu.cpu_bf16, cpu.cores, cpu.memory_bytes)
-    return cpu
+
+def _gpu_possible(devices: Path) -> bool:
+    """Whether there may be a GPU that torch can use: NVIDIA's, AMD's or WSL's device files; elsewhere than on Linux,
+    always."""
+    if sys.platform != "linux":
+        return True
+    return any(devices.glob("nvidia[0-9]*")) or (devices / "kfd").exists() or (devices / "dxg").exists()
 
 
 def detect_cpu(cpuinfo: Path = _CPUINFO, cpu_quota: Path = _CPU_QUOTA) -> Hardware:

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lumina.client import run_overrides
+from lumina.client import check_needs, run_overrides
 from lumina.config import Config, load_config
+from lumina.hardware import detect
 from lumina.launch import create_run
 from lumina.store import atomic
 from lumina.store.layout import RunPaths
@@ -52,6 +53,7 @@ class Trainer:
         config = (
             preset if isinstance(preset, Config) else load_config(preset, run_overrides(data, steps, None, overrides))
         )
+        check_needs(config, detect())
         self._open(create_run(config, name, Path(directory)))
 
     @classmethod

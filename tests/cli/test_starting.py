@@ -11,6 +11,8 @@ from factories import finished_run, living, new_run
 
 from lumina import launch
 from lumina.config import read_config
+from lumina.data import FileReport
+from lumina.data.validate import _check_file as really_check
 from lumina.launch import spawn as really_spawn
 from lumina.store.layout import RunPaths
 
@@ -211,6 +213,25 @@ def test_a_good_run_is_created_and_started(
     config = read_config(paths.config)
     assert (config.training.max_steps, config.training.batch_size, config.training.seed) == (30, 2, 7)
     assert (config.orchestrator.autonomy, config.data.base_paths) == ("auto", (str(data),))
+
+
+def test_every_file_is_judged_once(
+    lumina: Any, tmp_path: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[str] = []
+
+    def noted(path: Path, limit: float) -> FileReport:
+        judged.append(path.name)
+        return really_check(path, limit)
+
+    monkeypatch.setattr("lumina.data.validate._check_file", noted)
+    put(tmp_path, "a.jsonl", GOOD.encode())
+    put(tmp_path, "held.txt", b"held out\n")
+    words = ("train", "debug", "--data", "a.jsonl", "--set", "base_eval_paths=[held.txt]", "--background")
+    answer = lumina(*words)
+    assert (answer.code, len(started)) == (0, 1)
+    assert judged == ["a.jsonl", "held.txt"]
+    assert "2 files, " in answer.out
 
 
 def test_a_start_with_json_prints_one_document_and_returns(

@@ -15,7 +15,8 @@ import lumina
 from lumina import client, launch
 from lumina.client import PendingReceipt, Receipt, Run
 from lumina.config import ConfigError
-from lumina.data import DataError
+from lumina.data import DataError, DataReport
+from lumina.hardware.detect import Hardware
 from lumina.interventions.catalogue import LATER
 from lumina.store.errors import Refusal
 from lumina.store.inbox import Command, Inbox
@@ -317,6 +318,28 @@ def test_nothing_is_written_when_something_is_wrong(tmp_path: Path, monkeypatch:
         with pytest.raises(error):
             lumina.start("debug", directory=runs, **wrong)  # type: ignore[arg-type]
         assert not runs.exists() or list(runs.iterdir()) == [], wrong
+
+
+def test_a_format_that_the_machine_lacks_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "spawn", lambda paths, **_: pytest.fail("a trainer was started"))
+    old_gpu = Hardware("cuda", "GPU sm_75", (7, 5), False, 8, 2**34)
+    monkeypatch.setattr("lumina.hardware.demands.detect_apart", lambda: old_gpu)
+    refused = refusal_of(lumina.start, "debug", precision="mixed_bf16", directory=tmp_path)
+    assert (refused.exit_code, "is not supported by GPU sm_75" in refused.message) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+    moved = Run(new_run(tmp_path, precision="mixed_bf16"))
+    assert "is not supported by GPU sm_75" in refusal_of(moved.resume).message
+
+
+def test_what_the_files_hold_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "spawn", lambda paths, **_: 0)
+    (tmp_path / "a.jsonl").write_text('{"text": "a sample"}\n' * 30 + "{oops\n")
+    reports: list[DataReport] = []
+    lumina.start("debug", data=[tmp_path / "a.jsonl"], directory=tmp_path / "runs", on_report=reports.append)
+    lumina.start("debug", directory=tmp_path / "runs", on_report=reports.append)
+    assert [report.totals["invalid"] for report in reports] == [1], "the built-in corpus needs no report"
 
 
 def test_a_taken_name_is_refused_and_the_run_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

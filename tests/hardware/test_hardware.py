@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from lumina.config import load_config
 from lumina.hardware import (
     Hardware,
     PrecisionError,
+    check_demands,
     choose_inference_precision,
     choose_precision,
     choose_threads,
     detect,
+    detect_apart,
     detect_cpu,
 )
+from lumina.store.errors import Refusal
 
 GIB = 2**30
 
@@ -164,3 +173,69 @@ def test_without_either_the_cpu_is_left(monkeypatch: pytest.MonkeyPatch) -> None
     for module in (torch.cuda, torch.backends.mps):
         monkeypatch.setattr(module, "is_available", lambda: False)
     assert detect().device == "cpu"
+
+
+# Asked without torch in this process
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The processes that were started to ask about the hardware."""
+    commands: list[list[str]] = []
+    real = subprocess.run
+
+    def noted(command: list[str], **options: Any) -> Any:
+        commands.append(command)
+        return real(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", noted)
+    monkeypatch.setattr(sys, "platform", "linux")
+    return commands
+
+
+def test_where_a_gpu_may_be_another_process_asks_torch(tmp_path: Path, asked: list[list[str]]) -> None:
+    (tmp_path / "nvidia0").touch()
+    assert detect_apart(tmp_path) == detect()
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("file", ["nvidia12", "kfd", "dxg"])
+def test_what_the_other_process_says_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    said = json.dumps(dataclasses.asdict(gpu(8, 9)))
+    monkeypatch.setattr(sys.modules["lumina.hardware.detect"], "_ASK", f"print({said!r})")
+    (tmp_path / file).touch()
+    assert detect_apart(tmp_path) == gpu(8, 9)
+
+
+def test_where_no_gpu_can_be_nobody_is_asked(tmp_path: Path, asked: list[list[str]]) -> None:
+    (tmp_path / "nvidiactl").touch()
+    assert detect_apart(tmp_path) == detect_cpu()
+    assert asked == []
+
+
+def test_a_machine_whose_torch_does_not_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(sys.modules["lumina.hardware.detect"], "_ASK", "raise ImportError('no torch here')")
+    with pytest.raises(Refusal, match="torch cannot look at this machine's hardware: ImportError: no torch here"):
+        detect_apart(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["precision", "inference_precision"])
+def test_a_format_that_the_machine_lacks_is_refused_before_a_run_exists(name: str) -> None:
+    config = load_config("debug", {name: "mixed_bf16"})
+    check_demands(config, gpu(8))
+    with pytest.raises(Refusal) as refused:
+        check_demands(config, gpu(7, 5))
+    assert refused.value.exit_code == 2
+    assert refused.value.message.startswith(f"precision.{name} = mixed_bf16: precision mixed_bf16 is not supported by")
+    assert refused.value.message.endswith("the nearest possible is fp32")
+
+
+def test_compiling_is_refused_before_a_run_exists_where_it_cannot_work() -> None:
+    with pytest.raises(Refusal, match=r"optimization\.compile = true: torch\.compile is not supported on Apple's MPS"):
+        check_demands(load_config("debug", {"compile": True}), MPS)
+
+
+def test_what_every_machine_has_needs_no_look_at_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lumina.hardware.demands.detect_apart", lambda: pytest.fail("the hardware was looked at"))
+    check_demands(load_config("debug", {"precision": "fp32"}))
