@@ -192,6 +192,15 @@ class Run:
         """Triggers an intervention by hand. Raises `Refusal` naming the allowed range before anything is sent."""
         return self._send("intervene", method=method, args=validate_args(method, args))
 
+    def undo(self, id: str, rewind: bool = False) -> PendingReceipt:
+        """Takes back the intervention of receipt `id`: its old values from the next step on.
+
+        With `rewind`, the whole run goes back to the checkpoint before it, and all later steps are left behind.
+        """
+        if not any(mark["id"] == id for mark in views.marks(self.paths)):
+            raise Refusal("not_found", f"run {self.name!r} has no intervention {id!r} in force")
+        return self._send("undo", args={"receipt": id, "rewind": rewind})
+
     def pause(self) -> PendingReceipt:
         return self._send("pause")
 

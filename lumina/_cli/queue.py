@@ -10,7 +10,7 @@ from lumina._cli.parsing import Commands, add_json, add_run, arguments, pair
 
 
 def register(commands: Commands) -> None:
-    """Add the four commands."""
+    """Add the five commands."""
     proposals = commands.add("proposals", show_proposals, "list what the orchestrator proposes, with its evidence")
     add_run(proposals)
     add_json(proposals)
@@ -37,6 +37,18 @@ def register(commands: Commands) -> None:
     intervene.add_argument("pairs", nargs="*", type=pair, metavar="ARG=VALUE")
     intervene.add_argument("--wait", action="store_true", help="wait for the receipt")
     add_json(intervene)
+    undo = commands.add(
+        "undo",
+        undo_intervention,
+        "take an intervention back",
+        about="Sets the old values again from the next step on. With --rewind the whole run goes back to the "
+        "checkpoint before the intervention; the steps since then stay in the store as a branch.",
+        examples=("lumina undo first 3f2a", "lumina undo first 3f2a --rewind"),
+    )
+    add_run(undo)
+    undo.add_argument("id", metavar="ID", help="id of the intervention's receipt, or the beginning of it")
+    undo.add_argument("--rewind", action="store_true", help="go back to the checkpoint before it")
+    add_json(undo)
 
 
 def show_proposals(args: argparse.Namespace) -> int:
@@ -80,6 +92,15 @@ def intervene_by_hand(args: argparse.Namespace) -> int:
     else:
         say(f"{args.method} queued (receipt {pending.id})")
     return 0
+
+
+def undo_intervention(args: argparse.Namespace) -> int:
+    """Undo and show the receipt."""
+    from lumina import views
+
+    run = open_run(args)
+    found = [mark["id"] for mark in views.marks(run.paths) if mark["id"].startswith(args.id)]
+    return show_receipt(run.undo(found[0] if len(found) == 1 else args.id, args.rewind), as_json=args.json)
 
 
 def _whole(run: object, beginning: str) -> str:

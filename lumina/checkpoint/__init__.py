@@ -1,7 +1,7 @@
 """Checkpoints: folders of safetensors with a manifest of checksums; no pickle is ever written or loaded."""
 
 from lumina.checkpoint.canonical import CanonicalState, state_hash
-from lumina.checkpoint.load import Attempt, abandon_after, list_checkpoints, load_checkpoint
+from lumina.checkpoint.load import Attempt, abandon, list_checkpoints, load_checkpoint
 from lumina.checkpoint.manifest import Manifest
 from lumina.checkpoint.save import save_checkpoint
 
@@ -9,7 +9,7 @@ __all__ = [
     "Attempt",
     "CanonicalState",
     "Manifest",
-    "abandon_after",
+    "abandon",
     "list_checkpoints",
     "load_checkpoint",
     "save_checkpoint",

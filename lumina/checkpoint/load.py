@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,10 +110,13 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def abandon_after(root: Path, step: int, segment: str) -> None:
-    """Moves checkpoints of later steps to `abandoned/<segment>/`, where no resume looks for them."""
+def abandon(root: Path, is_abandoned: Callable[[Manifest], bool]) -> list[str]:
+    """Moves such checkpoints to `abandoned/<their segment>/`, where no resume looks for them; returns their names."""
+    moved = []
     for folder, manifest in list_checkpoints(root):
-        if manifest.step > step:
-            target = root / "abandoned" / segment / folder.name
+        if is_abandoned(manifest):
+            target = root / "abandoned" / manifest.segment / folder.name
             target.parent.mkdir(parents=True, exist_ok=True)
             atomic.rename_new(folder, target)
+            moved.append(folder.name)
+    return moved

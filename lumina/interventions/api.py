@@ -118,8 +118,15 @@ class Controls(Protocol):
     def get(self, name: str) -> float:
         """A live value, read from the model or the optimizer itself, never from a cache."""
 
-    def set(self, name: str, value: float) -> None:
-        """Changes a live value."""
+    def find(self, name: str) -> float | None:
+        """As `get`, but None where nothing is set: a capacity_factor of None drops nothing."""
+
+    def set(self, name: str, value: float | None) -> None:
+        """Changes a live value; None only where `find` gave it."""
+
+    @property
+    def expert_layers(self) -> tuple[int, ...]:
+        """Layers with experts; none in a dense model."""
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiplies the learning rate of every later step by `factor`."""
@@ -173,7 +180,11 @@ class Intervention:
 
     def undo(self, controls: Controls, before: Values) -> None:
         """Restores the values in `before`. Raises `Refusal` (unsupported) where only a rewind can."""
-        raise Refusal("unsupported", f"{self.declaration.method} cannot be reverted in place")
+        raise Refusal("unsupported", f"{self.declaration.method} cannot be reverted in place; a rewind takes it back")
+
+    def same(self, first: Values, second: Values) -> bool:
+        """Whether two read-backs show the same setting, whatever else moves with the steps."""
+        return first == second
 
 
 def arg(*, help: str, ge: float | None = None, le: float | None = None, gt: float | None = None,

@@ -12,10 +12,12 @@ from lumina.interventions.api import Declaration, Intervention, Risk
 from lumina.interventions.experts import AddExpert
 from lumina.interventions.optimizer import EmergencyLrReduction
 from lumina.interventions.routing import AdjustRoutingTemperature
+from lumina.interventions.run import RollbackSteps
 from lumina.store.errors import Refusal
 
 ACTIONS: dict[str, type[Intervention]] = {
-    action.declaration.method: action for action in (AdjustRoutingTemperature, EmergencyLrReduction, AddExpert)
+    action.declaration.method: action
+    for action in (AdjustRoutingTemperature, EmergencyLrReduction, AddExpert, RollbackSteps)
 }
 
 QUERIES = (
@@ -35,7 +37,6 @@ LATER = tuple(
         ("enable_expert_dropout", "Drops experts at random in training.", Risk.ROUTINE, "router"),
         ("adjust_mod_capacity", "Share of tokens that take a layer.", Risk.ROUTINE, "depth"),
         ("adjust_batch_size", "Micro-batch size at the same effective batch.", Risk.ROUTINE, "data"),
-        ("rollback_steps", "Back to an earlier checkpoint.", Risk.CAREFUL, "run"),
         ("adjust_weight_decay", "Strength of L2 regularisation.", Risk.ROUTINE, "optimizer"),
     )
 )

@@ -18,10 +18,32 @@ class EmergencyLrReduction(Intervention):
         controls.scale_learning_rate(1.0 / self.reduction_factor)
 
     def read_back(self, controls: Controls) -> Values:
-        return {"learning_rate": controls.get("learning_rate")}
+        return {"learning_rate": controls.get("learning_rate"), "lr_scale": controls.get("lr_scale")}
 
     def verify(self, before: Values, after: Values) -> bool:
         return math.isclose(after["learning_rate"] * self.reduction_factor, before["learning_rate"], rel_tol=1e-9)
 
     def undo(self, controls: Controls, before: Values) -> None:
-        controls.scale_learning_rate(self.reduction_factor)
+        controls.set("lr_scale", before["lr_scale"])
+
+    def same(self, first: Values, second: Values) -> bool:
+        return bool(first["lr_scale"] == second["lr_scale"])  # the rate itself follows the schedule
+
+
+@intervention("adjust_weight_decay", risk=Risk.ROUTINE, affects="optimizer")
+class AdjustWeightDecay(Intervention):
+    """How strongly the optimizer pulls the matrices toward zero at each later step; norms and biases are left alone."""
+
+    weight_decay: float = arg(ge=0.0, help="0 turns it off; typical 0.01 to 0.1", unit="dimensionless")
+
+    def apply(self, controls: Controls, resolved: Values) -> None:
+        controls.set("weight_decay", self.weight_decay)
+
+    def read_back(self, controls: Controls) -> Values:
+        return {"weight_decay": controls.get("weight_decay")}
+
+    def verify(self, before: Values, after: Values) -> bool:
+        return bool(after["weight_decay"] == self.weight_decay)
+
+    def undo(self, controls: Controls, before: Values) -> None:
+        controls.set("weight_decay", before["weight_decay"])

@@ -21,6 +21,8 @@ def project(db: sqlite3.Connection, entry: Entry) -> None:
     """Write the rows that one entry stands for; doing it again changes nothing."""
     if entry.type == "segment":
         put_segment(db, segment_of(entry))
+        if entry.doc.get("receipt"):  # a rewind's receipt travels in the line that is its commit
+            _put(db, "receipt", entry.doc["receipt"]["id"], entry, "verified", {**entry.doc["receipt"], "at": entry.at})
     elif entry.type == "proposal":
         _put(db, "proposal", entry.id, entry, str(entry.doc.get("state", "open")), entry.doc)
     elif entry.type == "decision":
@@ -162,6 +164,12 @@ def describe(entry: Entry) -> tuple[str, str, str] | None:
 def _describe_segment(entry: Entry) -> tuple[str, str, str]:
     cause, step = str(entry.doc.get("cause", "start")), entry.doc.get("fork_step") or 0
     words = {"restart": f"Run resumed from step {step}", "rewind": f"Run rewound to step {step}"}
+    receipt = entry.doc.get("receipt")
+    if receipt:
+        after = receipt["after"]
+        left = ", ".join(after["interventions_left_behind"]) or "no intervention"
+        told = f"Run rewound from step {after['from_step']} to step {step}{_by(receipt)}; left behind: {left}"
+        return "warning", "run", told
     return "info", "run", words.get(cause, "Run started")
 
 
@@ -174,6 +182,8 @@ def _describe_receipt(entry: Entry) -> tuple[str, str, str]:
     if doc.get("method") is None:
         return "info", "control", f"{kind}{_by(doc)} at step {entry.step}"
     change = _change(doc.get("before"), doc.get("after"))
+    if kind == "undo":
+        return "warning", "intervention", f"{doc['method']} undone at step {entry.step}{_by(doc)}{change}"
     return "warning", "intervention", f"{what} applied at step {entry.step}{_by(doc)}{change}"
 
 

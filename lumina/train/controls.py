@@ -30,17 +30,30 @@ class LiveControls:
     def get(self, name: str) -> float:
         if name == "learning_rate":
             self._engine.set_hparams(learning_rate=self.next_learning_rate())
-        value = self._engine.get_hparams().get(name)
+        if name == "lr_scale":
+            return self._state.lr_scale
+        value = self.find(name)
         if value is None:
             raise Refusal("unsupported", f"this run's model has no {name}")
         return value
 
-    def set(self, name: str, value: float) -> None:
+    def find(self, name: str) -> float | None:
+        return self._engine.get_hparams().get(name)
+
+    def set(self, name: str, value: float | None) -> None:
+        if name == "lr_scale" and value is not None:
+            self._state.lr_scale = value
+            self._engine.set_hparams(learning_rate=self.next_learning_rate())
+            return
         self._engine.set_hparams(**{name: value})
 
     def scale_learning_rate(self, factor: float) -> None:
         self._state.lr_scale *= factor
         self._engine.set_hparams(learning_rate=self.next_learning_rate())
+
+    @property
+    def expert_layers(self) -> tuple[int, ...]:
+        return tuple(self._engine.describe().experts)
 
     def experts(self, layer_idx: int) -> ExpertCounts:
         layers = self._engine.describe().experts

@@ -11,12 +11,18 @@ from typing import Any
 
 from lumina.store.journal import Entry
 
-CHANGES_THE_MODEL = frozenset({"intervene", "approve"})
+CHANGES_THE_MODEL = frozenset({"intervene", "approve", "undo"})
 
 
 def answered(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
     """Command id → receipt of every command that was ever answered in this run, on any line."""
-    return {entry.id or "": dict(entry.doc) for entry in entries if entry.type in ("applied", "refused")}
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        if entry.type in ("applied", "refused"):
+            found[entry.id or ""] = dict(entry.doc)
+        elif entry.type == "segment" and entry.doc.get("receipt"):
+            found[entry.doc["receipt"]["id"]] = dict(entry.doc["receipt"])
+    return found
 
 
 @dataclass

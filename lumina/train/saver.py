@@ -53,6 +53,10 @@ class Saver:
         prune(session.paths.checkpoints, session.config.checkpoint.save_total_limit)
         return path
 
+    def forget(self) -> None:
+        """The state is another one now: nothing of it is saved, and nothing is owed."""
+        self._saved, self._owed = None, None
+
     def save_soon(self, reason: str) -> None:
         """A checkpoint now; or, while the metrics database is locked, at the first step when it is not any more."""
         reached = self.session.writer.barrier()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lumina.accounting import count_parameters, flops_per_token, recommended_epochs, token_budget
-from lumina.checkpoint import CanonicalState, Manifest, abandon_after, load_checkpoint
+from lumina.checkpoint import CanonicalState, Manifest, load_checkpoint
 from lumina.config import Config, read_config
 from lumina.data import Dataset, Loader, prepare
 from lumina.engine.torch_engine import TorchEngine
@@ -32,6 +32,7 @@ from lumina.train.plan import Plan, make_plan
 from lumina.train.recorder import UNITS, Recorder
 from lumina.train.session import Session
 from lumina.train.state import TrainState
+from lumina.train.undo import abandon_off_line
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     engine = TorchEngine(config, dataset.vocab_size, hardware, precision)
     journal = Journal.open(paths)
     history = list(journal.entries)
+    abandon_off_line(paths.checkpoints, history)  # what a crash in the middle of a rewind left
     loaded = _load(paths, engine, resume, history)
     plan = _plan(config, dataset, history, steps)
     state = TrainState.from_json(loaded[0].meta["trainer"]) if loaded else TrainState()
@@ -75,8 +77,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     }
     entry = journal.append("segment", segment, state.step, segment, doc)
     writer.entry(entry)
-    if cause == "rewind":
-        abandon_after(paths.checkpoints, state.step, doc["parent"])
+    abandon_off_line(paths.checkpoints, journal.entries)
     held = entries_on_line(journal.entries)
     ledger = Ledger()
     for past in held:

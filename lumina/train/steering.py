@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lumina.interventions import Intervention, build
+from lumina.interventions.run import RollbackSteps
 from lumina.store.errors import Refusal
 from lumina.store.inbox import Command
 from lumina.store.journal import Entry
+from lumina.train import undo
 from lumina.train.controls import LiveControls
 from lumina.train.history import CHANGES_THE_MODEL
 from lumina.train.interrupts import Interrupts
@@ -65,6 +67,8 @@ class Steering:
         """
         action = build(method, args)
         action.check(self.controls)
+        if isinstance(action, RollbackSteps):
+            return self._rollback(action, author, id or uuid.uuid4().hex, proposal, kind)
         if action.declaration.structural:
             self.saver.save("intervention")
         resolved = action.resolve(self.controls)
@@ -127,7 +131,7 @@ class Steering:
             receipt = self._receipt(command, state, reason=refusal.message, code=refusal.code)
             self._close(command, "refused", receipt)
             return
-        if command.kind in CHANGES_THE_MODEL:
+        if command.id in session.answered:
             session.inbox.done(command.id, receipt)  # already in the journal
         else:
             self._close(command, "applied", receipt)
@@ -140,6 +144,8 @@ class Steering:
             return self._approve(command)
         if command.kind == "reject":
             return self._reject(command)
+        if command.kind == "undo":
+            return self._undo(command)
         if command.kind == "pause":
             return self._pause(command, True)
         if command.kind == "unpause":
@@ -166,6 +172,34 @@ class Steering:
         doc = {"proposal": proposal["id"], "decision": "rejected", "author": dict(command.author), "why": why}
         self.session.commit("decision", uuid.uuid5(uuid.UUID(command.id), "decision").hex, doc)
         return self._receipt(command, "verified", after={"proposal": "rejected"})
+
+    def _undo(self, command: Command) -> dict[str, Any]:
+        wanted = str((command.args or {}).get("receipt"))
+        entry = undo.find_applied(self.session, wanted)
+        receipt = self._receipt(command, "verified", method=entry.doc["method"], undoes=wanted)
+        if (command.args or {}).get("rewind"):
+            found = undo.checkpoint_before(
+                self.session, lambda manifest: manifest.journal_seq < entry.seq, f"{entry.doc['method']} of {wanted}"
+            )
+            return self._rewound(undo.rewind(self.session, *found, receipt))
+        before, after = undo.revert(self.session, self.controls, entry.doc)
+        receipt.update(before=before, after=after)
+        self._applied(receipt)
+        return receipt
+
+    def _rollback(self, action: RollbackSteps, author: Author, id: str, proposal: str | None,
+                  kind: str) -> dict[str, Any]:  # fmt: skip
+        goal = self.session.state.step - action.num_steps
+        found = undo.checkpoint_before(self.session, lambda manifest: manifest.step <= goal, f"step {goal}")
+        receipt = {
+            "id": id, "kind": kind, "method": "rollback_steps", "args": {"num_steps": action.num_steps},
+            "state": "verified", "reason": None, "code": None, "author": dict(author), "proposal": proposal,
+        }  # fmt: skip
+        return self._rewound(undo.rewind(self.session, *found, receipt))
+
+    def _rewound(self, receipt: dict[str, Any]) -> dict[str, Any]:
+        self.saver.forget()
+        return receipt
 
     def _open_proposal(self, command: Command) -> dict[str, Any]:
         proposal = self.session.ledger.proposals.get(command.proposal or "")
@@ -239,8 +273,12 @@ class Steering:
 
     def _reapply(self, entry: Entry) -> None:
         doc = entry.doc
-        action = build(doc["method"], doc["args"])
-        _, after = self._apply(action, doc.get("resolved") or {})
+        if doc["kind"] == "undo":
+            undone = next(past for past in self.session.journal.entries if past.id == doc["undoes"])
+            _, after = undo.revert(self.session, self.controls, undone.doc)
+        else:
+            action = build(doc["method"], doc["args"])
+            _, after = self._apply(action, doc.get("resolved") or {})
         if after != doc["after"]:
             raise Refusal(
                 "verify_failed", f"re-applying {doc['method']} of step {entry.step} gave {after}, not {doc['after']}"

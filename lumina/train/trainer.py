@@ -133,6 +133,10 @@ class Trainer:
         """Divides the learning rate of every later step by `reduction_factor`."""
         self._intervene("emergency_lr_reduction", reduction_factor=reduction_factor)
 
+    def rollback_steps(self, num_steps: int) -> None:
+        """Goes back to the newest checkpoint at least `num_steps` ago. Raises `Refusal` when none is left."""
+        self._intervene("rollback_steps", num_steps=num_steps)
+
     def get_expert_statistics(self) -> dict[str, Any]:
         """Keys per_expert_utilization, routing_entropy, load_balance_loss, tokens_dropped; of the newest step."""
         load = self._array("expert_load")

@@ -85,8 +85,8 @@ def marks(paths: RunPaths) -> list[dict[str, Any]]:
     effects = {row.id: row.doc for row in StoreReader(paths).effects()}
     found = []
     for entry in entries_on_line(read_entries(paths)):
-        if entry.type == "applied" and entry.doc.get("kind") in ("intervene", "approve"):
-            keys = ("method", "args", "before", "after", "state", "author", "proposal")
+        if entry.type == "applied" and entry.doc.get("kind") in ("intervene", "approve", "undo"):
+            keys = ("kind", "method", "args", "before", "after", "state", "author", "proposal")
             fields = {key: entry.doc.get(key) for key in keys}
             found.append({"id": entry.id, "step": entry.step, **fields, "effect": effects.get(entry.id or "")})
     return found

@@ -10,6 +10,7 @@ import pytest
 
 import lumina
 from lumina.client import Run
+from lumina.interventions.catalogue import ACTIONS
 
 from .conftest import COLLAPSE, Server, start, until
 
@@ -115,9 +116,7 @@ def test_an_intervention_by_hand_and_its_refusal(
     page.click("#lm-manual >> text=Trigger an intervention by hand")
     page.click("#lm-method input")
     offered = page.locator("#lm-method [role=option]").all_inner_texts()
-    assert [text.strip("✓ \n") for text in offered] == [
-        "adjust_routing_temperature", "emergency_lr_reduction", "add_expert",
-    ]  # fmt: skip
+    assert [text.strip("✓ \n") for text in offered] == list(ACTIONS)
     page.click("#lm-method [role=option]:has-text('emergency_lr_reduction')")
     factor = page.locator("#lm-arg-emergency_lr_reduction-reduction_factor").locator("input, textarea")
     factor.fill("0.5")

@@ -135,7 +135,8 @@ def test_a_rewind_leaves_a_branch_behind(tmp_path: Path) -> None:
 
 
 def test_every_series_has_a_unit_and_every_expected_one_is_recorded(tmp_path: Path) -> None:
-    with lumina.Trainer("debug", name="series", steps=20, directory=tmp_path, **SMALL) as trainer:
+    every = {**SMALL, "router_z_loss_weight": 0.001}
+    with lumina.Trainer("debug", name="series", steps=20, directory=tmp_path, **every) as trainer:
         trainer.train()
     run = lumina.attach("series", tmp_path)
     recorded = set(run.metrics().columns) - {"step"}
