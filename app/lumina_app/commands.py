@@ -44,6 +44,10 @@ class Commands:
         given = {name: value for name, value in args.items() if str(value).strip()}
         return self._send(run, method, lambda found: found.intervene(method, **given))
 
+    def undo(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """`{run, receipt}`: sets the values from before that intervention again."""
+        return self._send(wanted.get("run"), "undo", lambda found: found.undo(str(wanted.get("receipt"))))
+
     def _send(self, run: str | None, what: str, command: Callable[[Run], PendingReceipt]) -> dict[str, Any]:
         try:
             sent = command(Run(run_paths(self._directory, run or ""), via="dashboard")).command

@@ -126,8 +126,13 @@ def test_an_intervention_by_hand_and_its_refusal(
     factor.fill("10")
     page.click("#lm-trigger-emergency_lr_reduction")
     until(lambda: "emergency_lr_reduction" in receipt_text(page, "verified"))
+    slow = collapsed.status()["step"]
+    until(lambda: collapsed.status()["step"] > slow + 2)
     newest = collapsed.metrics(["learning_rate"]).tail(1)["learning_rate"][0]
     assert newest < 2e-4
+    page.locator(".lm-receipts li:has-text('emergency_lr_reduction') button").first.click()
+    until(lambda: "undo emergency_lr_reduction" in page.inner_text(".lm-receipts"))
+    until(lambda: "lr_scale 0.1 → 1" in page.inner_text(".lm-receipts"))
 
 
 def test_the_trainer_outlives_the_dashboard(

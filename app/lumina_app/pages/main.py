@@ -56,9 +56,10 @@ def build(directory: Path) -> gr.Blocks:
                 _charts()
             with gr.Column(scale=3, min_width=330, elem_id="lm-side"):
                 approval = Panel("approval", ["decide"])
-                _announce(approval.decide, _decide(commands), None, sent)
+                _announce(approval.decide, _with_data(commands.decide), None, sent)
                 _manual(commands, run, sent)
-                Panel("receipts")
+                receipts = Panel("receipts", ["undo"])
+                _announce(receipts.undo, _with_data(commands.undo), None, sent)
                 Panel("budget")
                 Panel("events")
     return page
@@ -103,11 +104,12 @@ def _announce(listen: Any, send: Any, inputs: Any, sent: gr.JSON) -> None:
     done.success(None, sent, None, js=_SENT, show_progress="hidden")
 
 
-def _decide(commands: Commands) -> Callable[[gr.EventData], dict[str, Any]]:
-    def decide(event: gr.EventData) -> dict[str, Any]:
-        return commands.decide(event._data or {})
+def _with_data(command: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[gr.EventData], dict[str, Any]]:
+    # Not a partial or a lambda: Gradio looks for the annotation.
+    def send(event: gr.EventData) -> dict[str, Any]:
+        return command(event._data or {})
 
-    return decide
+    return send
 
 
 def _manual(commands: Commands, run: gr.Dropdown, sent: gr.JSON) -> None:

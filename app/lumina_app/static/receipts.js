@@ -2,7 +2,7 @@
 
 import { args, integer, plain } from "/lumina/static/format.js";
 import { html, put } from "/lumina/static/html.js";
-import { receipts, subscribe } from "/lumina/static/store.js";
+import { LIVE_STATES, receipts, state, subscribe } from "/lumina/static/store.js";
 
 const SHOWN = 6;
 const MOST_CHANGES = 3;
@@ -15,15 +15,27 @@ function change({ before, after }) {
   return shown.join(", ");
 }
 
+/** Only what is in force on the current line can be undone, and only once. */
+function canUndo(receipt) {
+  const inForce = state.marks.some((mark) => mark.id === receipt.id && mark.kind !== "undo");
+  const undone = receipts().some((other) => other.undoes === receipt.id || (other.kind === "undo" && other.args?.receipt === receipt.id && other.state === "queued"));
+  return inForce && !undone && LIVE_STATES.has(state.doc?.state);
+}
+
 function line(receipt) {
-  const what = receipt.method ? `${receipt.method} ${args(receipt.args)}` : receipt.kind;
+  const what = receipt.kind === "undo" ? `undo ${receipt.method ?? ""}` : receipt.method ? `${receipt.method} ${args(receipt.args)}` : receipt.kind;
   const read = receipt.reason ?? change(receipt);
   const step = receipt.step === null || receipt.step === undefined ? "" : integer(receipt.step);
   return html`<li data-state="${receipt.state}" data-receipt="${receipt.id}"><span>${step}</span>
-    <p><b>${what}</b> <i>${receipt.state}</i>${read && html`<small>${read}</small>`}</p></li>`;
+    <p><b>${what}</b> <i>${receipt.state}</i>
+      ${canUndo(receipt) && html`<button type="button" data-undo="${receipt.id}" title="set the old values again">Undo</button>`}${read && html`<small>${read}</small>`}</p></li>`;
 }
 
-export function mount(element) {
+export function mount(element, { trigger }) {
+  element.addEventListener("click", (event) => {
+    const receipt = event.target.closest("button[data-undo]")?.dataset.undo;
+    if (receipt) trigger("undo", { run: state.run, receipt });
+  });
   subscribe(element, () => {
     const listed = receipts().slice(0, SHOWN);
     put(element, listed.length ? html`
