@@ -142,10 +142,14 @@ class TorchEngine:
 
     # Live values
 
-    def set_hparams(self, **values: float) -> None:
+    def set_hparams(self, **values: float | None) -> None:
         """Changes live values. Raises `KeyError` for a name that `get_hparams` does not have."""
         for name, value in values.items():
-            if name == "learning_rate":
+            if name in MOE_KNOBS + MOD_KNOBS:
+                setattr(self.model.knobs, name, value)
+            elif value is None:
+                raise KeyError(f"{name} = None")
+            elif name == "learning_rate":
                 for group in self.optimizer.param_groups:
                     group["lr"] = value
             elif name == "weight_decay":
@@ -153,8 +157,6 @@ class TorchEngine:
                 self.optimizer.param_groups[0]["weight_decay"] = value
             elif name == "gradient_clip_val":
                 self._clip = value
-            elif name in MOE_KNOBS + MOD_KNOBS:
-                setattr(self.model.knobs, name, value)
             else:
                 raise KeyError(name)
 

@@ -9,15 +9,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from lumina.interventions.api import Declaration, Intervention, Risk
+from lumina.interventions.depth import AdjustModCapacity
 from lumina.interventions.experts import AddExpert
-from lumina.interventions.optimizer import EmergencyLrReduction
-from lumina.interventions.routing import AdjustRoutingTemperature
+from lumina.interventions.optimizer import AdjustWeightDecay, EmergencyLrReduction
+from lumina.interventions.routing import AdjustCapacityFactor, AdjustRoutingTemperature, EnableExpertDropout
 from lumina.interventions.run import RollbackSteps
 from lumina.store.errors import Refusal
 
 ACTIONS: dict[str, type[Intervention]] = {
     action.declaration.method: action
-    for action in (AdjustRoutingTemperature, EmergencyLrReduction, AddExpert, RollbackSteps)
+    for action in (
+        AdjustRoutingTemperature,
+        AdjustCapacityFactor,
+        EnableExpertDropout,
+        AdjustModCapacity,
+        AddExpert,
+        AdjustWeightDecay,
+        EmergencyLrReduction,
+        RollbackSteps,
+    )
 }
 
 QUERIES = (
@@ -33,11 +43,7 @@ LATER = tuple(
     Declaration(method, "action", doc, risk, affects, available=False)
     for method, doc, risk, affects in (
         ("prune_expert", "Removes an expert from one layer.", Risk.CAREFUL, "experts"),
-        ("adjust_capacity_factor", "Token capacity per expert.", Risk.ROUTINE, "router"),
-        ("enable_expert_dropout", "Drops experts at random in training.", Risk.ROUTINE, "router"),
-        ("adjust_mod_capacity", "Share of tokens that take a layer.", Risk.ROUTINE, "depth"),
         ("adjust_batch_size", "Micro-batch size at the same effective batch.", Risk.ROUTINE, "data"),
-        ("adjust_weight_decay", "Strength of L2 regularisation.", Risk.ROUTINE, "optimizer"),
     )
 )
 

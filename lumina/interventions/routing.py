@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lumina.interventions.api import Controls, Intervention, Risk, Values, arg, intervention
+from lumina.store.errors import Refusal
 
 
 @intervention("adjust_routing_temperature", risk=Risk.ROUTINE, affects="router")
@@ -25,3 +26,58 @@ class AdjustRoutingTemperature(Intervention):
 
     def undo(self, controls: Controls, before: Values) -> None:
         controls.set("routing_temperature", before["routing_temperature"])
+
+
+@intervention("adjust_capacity_factor", risk=Risk.ROUTINE, affects="router")
+class AdjustCapacityFactor(Intervention):
+    """How many tokens each expert takes in a training step: factor x k x tokens / live experts, rounded up.
+
+    A higher one drops fewer tokens and takes more memory; a run that drops nothing gets a capacity by it.
+    """
+
+    factor: float = arg(gt=0.0, help="1 is the fair share; typical 1.0 to 2.0", unit="dimensionless")
+
+    def check(self, controls: Controls) -> None:
+        _need_experts(controls, self.declaration.method)
+
+    def apply(self, controls: Controls, resolved: Values) -> None:
+        controls.set("capacity_factor", self.factor)
+
+    def read_back(self, controls: Controls) -> Values:
+        return {"capacity_factor": controls.find("capacity_factor")}
+
+    def verify(self, before: Values, after: Values) -> bool:
+        return bool(after["capacity_factor"] == self.factor)
+
+    def undo(self, controls: Controls, before: Values) -> None:
+        controls.set("capacity_factor", before["capacity_factor"])
+
+
+@intervention("enable_expert_dropout", risk=Risk.ROUTINE, affects="router")
+class EnableExpertDropout(Intervention):
+    """Leaves each expert out of a training step by chance, so that tokens do not come to rely on few of them.
+
+    As many experts as a token needs always stay. Evaluation and generation use them all. 0 turns it off.
+    """
+
+    dropout_prob: float = arg(ge=0.0, le=1.0, help="chance of each expert; typical 0.1 to 0.2", unit="fraction")
+
+    def check(self, controls: Controls) -> None:
+        _need_experts(controls, self.declaration.method)
+
+    def apply(self, controls: Controls, resolved: Values) -> None:
+        controls.set("expert_dropout", self.dropout_prob)
+
+    def read_back(self, controls: Controls) -> Values:
+        return {"expert_dropout": controls.get("expert_dropout")}
+
+    def verify(self, before: Values, after: Values) -> bool:
+        return bool(after["expert_dropout"] == self.dropout_prob)
+
+    def undo(self, controls: Controls, before: Values) -> None:
+        controls.set("expert_dropout", before["expert_dropout"])
+
+
+def _need_experts(controls: Controls, method: str) -> None:
+    if not controls.expert_layers:
+        raise Refusal("unsupported", f"{method}: this run's model has no experts")

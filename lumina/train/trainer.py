@@ -18,6 +18,7 @@ from lumina.config import Config, load_config
 from lumina.hardware import detect
 from lumina.launch import create_run
 from lumina.store import atomic
+from lumina.store.errors import Refusal
 from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
 from lumina.store.reader import StoreReader
@@ -125,9 +126,31 @@ class Trainer:
         """Adds an expert to a layer. Raises `Refusal` with the allowed range; nothing has changed then."""
         self._intervene("add_expert", layer_idx=layer_idx)
 
+    def adjust_capacity_factor(self, factor: float) -> None:
+        """Sets how many tokens an expert takes in a training step, as a multiple of its fair share."""
+        self._intervene("adjust_capacity_factor", factor=factor)
+
     def adjust_routing_temperature(self, temperature: float) -> None:
         """Sets the routing temperature of every MoE layer."""
         self._intervene("adjust_routing_temperature", temperature=temperature)
+
+    def enable_expert_dropout(self, dropout_prob: float) -> None:
+        """Leaves each expert out of a training step with this chance; evaluation uses all of them."""
+        self._intervene("enable_expert_dropout", dropout_prob=dropout_prob)
+
+    def adjust_mod_capacity(self, capacity_factor: float) -> None:
+        """Sets the share of tokens that goes through a layer with Mixture of Depths."""
+        self._intervene("adjust_mod_capacity", capacity_factor=capacity_factor)
+
+    def adjust_weight_decay(self, weight_decay: float) -> None:
+        """Sets the weight decay of the matrices, from the next step on."""
+        self._intervene("adjust_weight_decay", weight_decay=weight_decay)
+
+    def _update_optimizer_param_groups(self, param: str, value: float) -> None:
+        """Sets `param` of the optimizer's groups through the method that journals it."""
+        if param != "weight_decay":
+            raise Refusal("bad_argument", f"{param!r} of the optimizer's groups cannot be set; weight_decay can")
+        self.adjust_weight_decay(value)
 
     def emergency_lr_reduction(self, reduction_factor: float) -> None:
         """Divides the learning rate of every later step by `reduction_factor`."""

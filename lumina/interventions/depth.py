@@ -1,0 +1,31 @@
+"""Interventions on how many tokens take a layer. They know `Controls`, never a layer."""
+
+from __future__ import annotations
+
+from lumina.interventions.api import Controls, Intervention, Risk, Values, arg, intervention
+
+
+@intervention("adjust_mod_capacity", risk=Risk.ROUTINE, affects="depth")
+class AdjustModCapacity(Intervention):
+    """The share of each sequence's tokens that goes through a layer with Mixture of Depths.
+
+    A lower one saves compute and may cost quality. While the share is still warming up or falling to its target, this
+    moves the target.
+    """
+
+    capacity_factor: float = arg(gt=0.0, le=1.0, help="1 is every token; typical 0.3 to 0.7", unit="fraction")
+
+    def check(self, controls: Controls) -> None:
+        controls.get("mod_capacity_factor")  # refused where no layer has Mixture of Depths
+
+    def apply(self, controls: Controls, resolved: Values) -> None:
+        controls.set("mod_capacity_factor", self.capacity_factor)
+
+    def read_back(self, controls: Controls) -> Values:
+        return {"mod_capacity_factor": controls.get("mod_capacity_factor")}
+
+    def verify(self, before: Values, after: Values) -> bool:
+        return bool(after["mod_capacity_factor"] == self.capacity_factor)
+
+    def undo(self, controls: Controls, before: Values) -> None:
+        controls.set("mod_capacity_factor", before["mod_capacity_factor"])
