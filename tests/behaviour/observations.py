@@ -1,0 +1,261 @@
+"""What can be seen of a configuration: shapes, outputs, updates, data, plans, proposals, and what a short run leaves.
+
+An observation takes parameters by name and returns something that can be compared; it knows no parameter's purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import LENGTH, VOCAB, batch, config, dataset, engine, model, stepped, tokens
+from torch.overrides import TorchFunctionMode
+
+from lumina.accounting import count_parameters, token_budget
+from lumina.client import check_needs
+from lumina.config import ConfigError
+from lumina.data import DataError
+from lumina.model import surgery
+from lumina.model.mod import DepthRouter
+from lumina.orchestrator import Orchestrator, Proposal, RunFacts
+from lumina.train.setup import _plan
+
+DIGITS = 5  # significant digits: two sums in another order are no other behaviour
+
+
+def digits(value: float | torch.Tensor) -> str:
+    number = value.item() if isinstance(value, torch.Tensor) else value
+    return f"{number:.{DIGITS}g}"
+
+
+# The model
+
+
+def shapes(**changes: Any) -> dict[str, tuple[int, ...]]:
+    """Every parameter of the model with its shape."""
+    return {name: tuple(p.shape) for name, p in model(**changes).named_parameters()}
+
+
+def weights(**changes: Any) -> list[str]:
+    """The size of every initial weight matrix."""
+    return [digits(p.detach().norm()) for p in engine(**changes).model.parameters()]
+
+
+def loss(**changes: Any) -> tuple[str, str]:
+    """Loss and auxiliary loss of a training step."""
+    output = model(**changes)(tokens(), tokens())
+    return digits(output.loss_sum), digits(output.auxiliary)
+
+
+def auxiliary(**changes: Any) -> str:
+    return loss(**changes)[1]
+
+
+def longest(**changes: Any) -> list[bool]:
+    """Which of two lengths the model can take."""
+    return [_takes(model(**changes), length) for length in (48, 96)]
+
+
+def _takes(built: torch.nn.Module, length: int) -> bool:
+    try:
+        built(tokens(1, length), tokens(1, length))
+    except (IndexError, RuntimeError):
+        return False
+    return True
+
+
+def dropped(**changes: Any) -> float:
+    """Assignments that found no room in an expert."""
+    return sum(float(layer.moe.dropped) for layer in model(**changes)(tokens(), tokens()).layers if layer.moe)
+
+
+def attention_is_fused(**changes: Any) -> bool:
+    """Whether a sequence that is long enough goes through the fused attention."""
+    long, calls = 1100, _Calls()
+    with calls, torch.no_grad():
+        model(**changes)(tokens(1, long), tokens(1, long))
+    return "scaled_dot_product_attention" in calls.names
+
+
+class _Calls(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(getattr(function, "__name__", ""))
+        return function(*args, **(kwargs or {}))
+
+
+def times_computed(**changes: Any) -> int:
+    """How often a training step computes the first layer's attention."""
+    built, calls = engine(**changes), []
+    built.model.layers[0].attention.register_forward_hook(lambda *_: calls.append(1))
+    built.train_step(1, [batch(1)], 1e-3)
+    return len(calls)
+
+
+def compiled(**changes: Any) -> list[str]:
+    """What is handed to torch.compile (whose own compiler would take half a minute)."""
+    names: list[str] = []
+
+    def noted(function: Any) -> Any:
+        names.append(function.__name__)
+        return function
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", noted)
+        patch.setattr("lumina.engine.torch_engine.compile_problem", lambda hardware: None)
+        engine(**changes)
+    return names
+
+
+# Steps of the engine
+
+
+def updated(**changes: Any) -> list[str]:
+    """The size of every weight matrix after three steps from the same start."""
+    return [digits(p.detach().norm()) for p in stepped(3, **changes).model.parameters()]
+
+
+def first_moment(**changes: Any) -> str:
+    """The size of the optimizer's mean gradient after a step: a share of the clipped gradient."""
+    moments = stepped(1, **changes).export_state().exp_avg.values()
+    return digits(torch.stack([moment.norm() for moment in moments]).norm())
+
+
+def choice_bias(**changes: Any) -> list[str]:
+    buffers = stepped(1, **changes).export_state().buffers
+    return [digits(b.abs().max()) for name, b in buffers.items() if name.endswith("choice_bias_E")]
+
+
+def mod_series(name: str, steps: int = 1) -> Callable[..., list[Any]]:
+    """One series of the first steps."""
+
+    def observe(**changes: Any) -> list[Any]:
+        built = engine(**changes)
+        return [built.train_step(at, [batch(at)], 1e-3).series.get(name) for at in range(1, steps + 1)]
+
+    return observe
+
+
+def skipping_layers(**changes: Any) -> list[str]:
+    """The layers that have a series of their own for the tokens that took them."""
+    series = engine(**changes).train_step(1, [batch(1)], 1e-3).series
+    return sorted(name for name in series if name.startswith("mod.usage."))
+
+
+def chosen_tokens(**changes: Any) -> list[list[bool]]:
+    """Which tokens of a batch go through the first layer."""
+    mod = model(**changes)(tokens(), tokens()).layers[0].mod
+    assert mod is not None
+    masks: list[list[bool]] = mod.mask_BT.tolist()
+    return masks
+
+
+def ramping(**changes: Any) -> list[int]:
+    """Experts that are still on their way in, in each of five steps after one was added."""
+    built = engine(**changes)
+    built.rebuild(surgery.add_expert(built.export_state(), 0, source_expert=1, step=0, seed=0))
+    counts = []
+    for step in range(1, 6):
+        built.train_step(step, [batch(step)], 1e-3)
+        counts.append(built.describe().experts[0].ramping)
+    return counts
+
+
+def guarded(**changes: Any) -> list[float]:
+    """Layers that are held open in three steps of a model whose routers have both collapsed."""
+    built = engine(router_init_bias=30.0, load_balancing_weight=0.0, moe_top_k=1, **changes)
+    with torch.no_grad():
+        for layer in built.model.layers:
+            assert isinstance(layer.mod, DepthRouter)
+            layer.mod.score.fill_(0.0)
+            layer.mod.score[0] = -20.0
+        built.model.embedding[:, 0] = 2.0  # every token is positive there, so that every gate is nearly shut
+    return [built.train_step(step, [batch(step)], 1e-5).series["mod.guarded_layers"] for step in range(1, 4)]
+
+
+def validation_loss(**changes: Any) -> str:
+    return digits(engine(**changes).eval_step(batch(9)).loss_sum)
+
+
+def training_loss(**changes: Any) -> str:
+    return digits(engine(**changes).train_step(1, [batch(1)], 1e-3).loss)
+
+
+# Data
+
+
+def fact(name: str) -> Callable[..., Any]:
+    """One figure of the data that a run is made of."""
+    return lambda **changes: dataset(**changes).facts[name]
+
+
+def vocabulary(**changes: Any) -> int:
+    return dataset(**changes).vocab_size
+
+
+def sequence_length(**changes: Any) -> int:
+    return int(dataset(**changes).train.tokens.shape[1]) - 1
+
+
+def labels_without_loss(**changes: Any) -> int:
+    mask = dataset(**changes).train.mask
+    assert mask is not None
+    return int(np.sum(np.asarray(mask) == 0))
+
+
+def judgement(**changes: Any) -> str | int:
+    """What is said of the files before a run is made of them."""
+    try:
+        return check_needs(config(**changes)).totals["invalid"]
+    except (ConfigError, DataError) as error:
+        return str(error)
+
+
+# The plan
+
+
+def total_steps(**changes: Any) -> int:
+    """The length of a run on the built-in corpus."""
+    made = config(**changes)
+    return _plan(made, dataset(**changes), [], None).total_steps
+
+
+def learning_rates(**changes: Any) -> list[str]:
+    plan = _plan(config(max_steps=20, **changes), dataset(), [], None)
+    return [digits(plan.learning_rate(step)) for step in range(1, 21)]
+
+
+def token_goal(**changes: Any) -> int:
+    made = config(**changes)
+    return token_budget(made, count_parameters(made, VOCAB)).tokens_optimal
+
+
+# The orchestrator
+
+
+def proposals(**changes: Any) -> tuple[Proposal, ...]:
+    """What a check proposes for a router that uses less than half of its experts."""
+    made = config(check_interval=30, **changes)
+    counts = count_parameters(made, VOCAB)
+    facts = RunFacts((0, 1), (0, 1), 4, 2, counts.total, counts.active, 1e6, token_budget(made, counts), 300)
+    watching = Orchestrator(made, facts)
+    for step in range(1, 31):
+        series = {"loss": 3.0, "grad_norm": 1.0, "tokens": float(step * LENGTH)}
+        series |= {f"moe.routing_entropy.layer{layer}": 0.45 for layer in (0, 1)}
+        load = np.array([[0.45, 0.45, 0.05, 0.05]] * 2, dtype=np.float32)
+        watching.observe(step, series, {"expert_load": load, "expert_live": np.ones_like(load)})
+    return watching.check(30, {"routing_temperature": 1.0}, []).proposals
+
+
+def expiry(**changes: Any) -> list[int]:
+    return [proposal.expires_step for proposal in proposals(**changes)]
+
+
+def proposed(**changes: Any) -> list[str]:
+    return [proposal.method for proposal in proposals(**changes)]
