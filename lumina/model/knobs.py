@@ -43,6 +43,8 @@ class Knobs:
     def mod_capacity(self) -> float:
         """Share of the tokens in a layer with MoD at this step: 1 in the warm-up, then a line to the factor."""
         target, since = self.mod_capacity_factor, self.step - self.mod_warmup_steps
+        if since <= 0 < self.mod_warmup_steps + self.mod_anneal_steps:
+            return 1.0
         if since >= self.mod_anneal_steps:
-            return target if since > 0 or self.mod_warmup_steps == 0 else 1.0
-        return 1.0 - (1.0 - target) * max(0, since) / self.mod_anneal_steps
+            return target
+        return 1.0 - (1.0 - target) * since / self.mod_anneal_steps

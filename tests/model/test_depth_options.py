@@ -102,9 +102,9 @@ def test_capacity_starts_at_one_and_is_annealed() -> None:
 def test_a_warm_up_without_annealing_ends_at_once() -> None:
     built = model(mod_capacity_factor=0.4, mod_warmup_steps=5)
     capacities = []
-    for built.knobs.step in (5, 6):
+    for built.knobs.step in (1, 4, 5, 6):
         capacities.append(built.knobs.mod_capacity)
-    assert capacities == [1.0, 0.4]
+    assert capacities == [1.0, 1.0, 1.0, 0.4]
 
 
 def test_the_annealed_share_is_a_figure_of_the_step() -> None:
