@@ -124,6 +124,17 @@ def _warmup_is_steps_or_fraction(config: Config) -> Broken:
     return None
 
 
+@rule("precision.inference_precision", "precision.precision")
+def _inference_is_no_finer_than_the_weights(config: Config) -> Broken:
+    precision = config.precision
+    if precision.precision != "bf16" or precision.inference_precision != "fp32":
+        return None
+    return (
+        "precision.inference_precision = fp32 is finer than the weights that precision.precision = bf16 keeps",
+        "use auto, or train in mixed_bf16",
+    )
+
+
 @rule("chinchilla.min_auto_epochs", "chinchilla.max_auto_epochs")
 def _epochs_in_order(config: Config) -> Broken:
     low, high = config.chinchilla.min_auto_epochs, config.chinchilla.max_auto_epochs

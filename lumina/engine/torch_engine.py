@@ -17,6 +17,7 @@ from lumina.checkpoint import CanonicalState
 from lumina.config import Config
 from lumina.engine.api import EngineDescription, EvalStats, LayerExperts, MicroBatch, StepStats
 from lumina.engine.guard import CollapseGuard
+from lumina.engine.numerics import autocast, cast_weights, exported, scaler_of
 from lumina.engine.statistics import StepFigures, StepValues
 from lumina.hardware import Hardware, PrecisionChoice, choose_inference_precision, compile_problem
 from lumina.model import Transformer
@@ -45,6 +46,7 @@ class TorchEngine:
         self._clip = config.training.gradient_clip_val
         self._weight_decay = config.training.weight_decay
         self._guard = CollapseGuard()
+        self._scaler = scaler_of(precision, config.precision)
         torch.manual_seed(config.training.seed)
         self._build({})
         self.model.reset()
@@ -52,6 +54,7 @@ class TorchEngine:
     def _build(self, slots: dict[int, int]) -> None:
         training = self.config.training
         self.model = Transformer(self.config, self.vocab_size, slots).to(self.device)
+        cast_weights(self.model, self.precision)
         if self.config.optimization.compile:
             for layer in self.model.layers:
                 layer.compile_dense()  # type: ignore[operator]
@@ -77,15 +80,20 @@ class TorchEngine:
         labels = sum(int((batch.labels != -100).sum()) for batch in microbatches)
         figures = StepFigures(self.model, self.telemetry)
         for batch in microbatches:
-            with self._autocast(self.precision):
+            with autocast(self.precision, self.device):
                 output = self.model(*self._tensors(batch))
             auxiliary = output.auxiliary / len(microbatches)
             total = output.loss_sum / max(1, labels) + auxiliary
-            total.backward()
+            (total if self._scaler is None else total * self._scaler.scale).backward()
             figures.add(output, total)
+        if self._scaler is not None:
+            self._scaler.unscale(self.model.parameters())
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
         values = figures.collect(norm)
         skipped = not (math.isfinite(values.grad_norm) and math.isfinite(values.total_loss))
+        if self._scaler is not None:
+            values.series["precision.loss_scale"] = self._scaler.scale
+            self._scaler.update(overflow=skipped)
         if not skipped:
             self.optimizer.step()
             self._follow(values, figures)
@@ -111,14 +119,10 @@ class TorchEngine:
             for module in self.model.modules():
                 if isinstance(module, DepthRouter):
                     module.by_topk = by_topk
-            with self._autocast(self._inference):
+            with autocast(self._inference, self.device):
                 output = self.model(*self._tensors(batch))
             sums.append((float(output.loss_sum), int(output.correct), int(output.tokens)))
         return EvalStats(sums[0][0], sums[-1][0], sums[0][1], sums[0][2])
-
-    def _autocast(self, precision: PrecisionChoice) -> torch.autocast:
-        enabled = precision.compute_dtype == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def _tensors(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         tokens = torch.from_numpy(np.ascontiguousarray(batch.tokens, dtype=np.int64))
@@ -179,16 +183,18 @@ class TorchEngine:
 
     def export_state(self) -> CanonicalState:
         """A copy of everything that later steps depend on."""
-        params = {name: _copy(p) for name, p in self.model.named_parameters()}
+        params = {name: exported(p) for name, p in self.model.named_parameters()}
         slots: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
         steps: dict[str, float] = {}
         for name, parameter in self.model.named_parameters():
             state = self.optimizer.state.get(parameter, {})
             for moment, table in slots.items():
-                table[name] = _copy(state[moment]) if moment in state else torch.zeros_like(params[name])
+                table[name] = exported(state[moment]) if moment in state else torch.zeros_like(params[name])
             steps[name] = float(state["step"]) if "step" in state else 0.0
-        buffers = {name: _copy(buffer) for name, buffer in self._stored_buffers().items()}
+        buffers = {name: exported(buffer) for name, buffer in self._stored_buffers().items()}
         meta = {"hparams": self.get_hparams(), "step": self.model.knobs.step, "guard": self._guard.state()}
+        if self._scaler is not None:
+            meta["scaler"] = self._scaler.state()
         return CanonicalState(params, slots["exp_avg"], slots["exp_avg_sq"], steps, buffers, meta)
 
     def restore_state(self, state: CanonicalState) -> None:
@@ -209,8 +215,8 @@ class TorchEngine:
                 if state.adam_step[name] > 0:
                     self.optimizer.state[parameter] = {
                         "step": torch.tensor(state.adam_step[name], dtype=torch.float32, device=self.device),
-                        "exp_avg": state.exp_avg[name].to(self.device, copy=True),
-                        "exp_avg_sq": state.exp_avg_sq[name].to(self.device, copy=True),
+                        "exp_avg": state.exp_avg[name].to(self.device, parameter.dtype, copy=True),
+                        "exp_avg_sq": state.exp_avg_sq[name].to(self.device, parameter.dtype, copy=True),
                     }
             for name, buffer in self._stored_buffers().items():
                 buffer.copy_(state.buffers[name])
@@ -220,6 +226,8 @@ class TorchEngine:
             self.model.knobs.capacity_factor = None
         self._guard.restore(state.meta.get("guard", CollapseGuard().state()))
         self.model.knobs.opened = self._guard.opened
+        if self._scaler is not None and "scaler" in state.meta:
+            self._scaler.restore(state.meta["scaler"])
 
     def _stored_buffers(self) -> dict[str, Tensor]:
         return {name: b for name, b in self.model.named_buffers() if name.endswith(STACKED_BUFFERS)}
@@ -241,7 +249,3 @@ class TorchEngine:
     def close(self) -> None:
         """Gives the model's memory back."""
         self.optimizer.state.clear()
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)

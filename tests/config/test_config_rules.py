@@ -34,6 +34,7 @@ def refusal(overrides: dict[str, Any]) -> str:
         ({"mod_end_layer": 2}, "mod.mod_end_layer = 2 is past the last of 2 layers (0 to 1)"),
         ({"mod_start_layer": 1, "mod_end_layer": 0}, "mod.mod_end_layer = 0 is before mod.mod_start_layer = 1"),
         ({"warmup_steps": 1.5}, "training.warmup_steps = 1.5 is neither whole steps nor a fraction below 1"),
+        ({"precision": "bf16", "inference_precision": "fp32"}, "fp32 is finer than the weights that"),
         ({"min_auto_epochs": 9, "max_auto_epochs": 8}, "chinchilla.min_auto_epochs = 9 is above"),
         ({"training_mode": "base_only", "finetuning_paths": "chat"}, "leaves out data.finetuning_paths"),
         ({"training_mode": "finetuning_only", "base_paths": "text"}, "leaves out data.base_paths"),
