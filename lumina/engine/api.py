@@ -48,11 +48,13 @@ class EvalStats:
 
 @dataclass(frozen=True)
 class LayerExperts:
-    """Experts of one layer: live ones, ones being ramped in, and the busiest by a running mean of its share."""
+    """Experts of one layer: live ones, ones being ramped in, the busiest of both by a running mean of its share, and
+    the indices of the pruned ones."""
 
     live: int
     ramping: int
     busiest: int
+    pruned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ It knows no run, no schedule and no journal; the learning rate is handed to it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -22,11 +22,12 @@ from lumina.engine.statistics import StepFigures, StepValues
 from lumina.hardware import Hardware, PrecisionChoice, choose_inference_precision, compile_problem
 from lumina.model import Transformer
 from lumina.model.mod import DepthRouter
-from lumina.model.moe import STACKED_BUFFERS, MoE
+from lumina.model.moe import STACKED, STACKED_BUFFERS, MoE
 from lumina.store.errors import Refusal
 
 MOE_KNOBS = ("routing_temperature", "capacity_factor", "load_balancing_weight", "expert_dropout")
 MOD_KNOBS = ("mod_capacity_factor", "mod_routing_temperature")
+MOMENTS = ("exp_avg", "exp_avg_sq")
 SEED_STRIDE = 1_000_003
 
 
@@ -55,6 +56,7 @@ class TorchEngine:
         training = self.config.training
         self.model = Transformer(self.config, self.vocab_size, slots).to(self.device)
         cast_weights(self.model, self.precision)
+        self._pruned: list[tuple[MoE, int]] = []
         if self.config.optimization.compile:
             for layer in self.model.layers:
                 layer.compile_dense()  # type: ignore[operator]
@@ -95,7 +97,7 @@ class TorchEngine:
             values.series["precision.loss_scale"] = self._scaler.scale
             self._scaler.update(overflow=skipped)
         if not skipped:
-            self.optimizer.step()
+            self._update()
             self._follow(values, figures)
         return StepStats(
             step=step,
@@ -109,6 +111,21 @@ class TorchEngine:
             series=values.series,
             arrays=values.arrays,
         )
+
+    def _update(self) -> None:
+        """The optimizer's step; pruned experts are frozen, which zero gradients alone do not achieve."""
+        held = [(row, row.clone()) for row in self._pruned_rows()]
+        self.optimizer.step()
+        for row, before in held:
+            row.copy_(before)
+
+    def _pruned_rows(self) -> Iterator[Tensor]:
+        for moe, expert in self._pruned:
+            for parameter in (getattr(moe, name) for name in STACKED):
+                if parameter is not None:
+                    state = self.optimizer.state.get(parameter, {})
+                    yield parameter.data[expert]
+                    yield from (state[moment][expert] for moment in MOMENTS if moment in state)
 
     @torch.no_grad()
     def eval_step(self, batch: MicroBatch) -> EvalStats:
@@ -220,6 +237,7 @@ class TorchEngine:
                     }
             for name, buffer in self._stored_buffers().items():
                 buffer.copy_(state.buffers[name])
+        self._pruned = [(moe, expert) for _, moe in self._moe_layers() for expert in _indices(moe.is_pruned())]
         self.model.knobs.step = int(state.meta["step"])
         self.set_hparams(**{k: v for k, v in state.meta["hparams"].items() if v is not None})
         if state.meta["hparams"].get("capacity_factor") is None:
@@ -237,10 +255,11 @@ class TorchEngine:
         step, ramp = self.model.knobs.step, self.config.moe.expert_ramp_steps
         experts = {}
         for index, moe in self._moe_layers():
-            born = moe.get_buffer("born_E")
-            ramping = int(((born >= 0) & (step - born < ramp)).sum())
-            busiest = int(moe.get_buffer("load_ema_E").argmax())
-            experts[index] = LayerExperts(len(born) - ramping, ramping, busiest)
+            born_E, pruned_E = moe.get_buffer("born_E"), moe.is_pruned()
+            ramping = int(((born_E >= 0) & ~pruned_E & (step - born_E < ramp)).sum())
+            busiest = int(moe.get_buffer("load_ema_E").masked_fill(pruned_E, -1.0).argmax())
+            pruned = tuple(_indices(pruned_E))
+            experts[index] = LayerExperts(len(born_E) - ramping - len(pruned), ramping, busiest, pruned)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return EngineDescription(
             self.config.model.num_layers, self.config.mod_layers, self.config.moe.moe_top_k, parameters, experts
@@ -249,3 +268,7 @@ class TorchEngine:
     def close(self) -> None:
         """Gives the model's memory back."""
         self.optimizer.state.clear()
+
+
+def _indices(mask_E: Tensor) -> list[int]:
+    return [index for index, wanted in enumerate(mask_E.tolist()) if wanted]

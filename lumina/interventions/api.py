@@ -137,18 +137,32 @@ class Controls(Protocol):
     def add_expert(self, layer_idx: int, source_expert: int) -> None:
         """Adds a copy of `source_expert` to a layer, not live until the next step."""
 
+    def prune_expert(self, layer_idx: int, expert_idx: int) -> None:
+        """Masks an expert from the next step on and freezes its weights."""
+
+    def restore_expert(self, layer_idx: int, expert_idx: int) -> None:
+        """Makes a pruned expert live again."""
+
 
 @dataclass(frozen=True)
 class ExpertCounts:
-    """Experts of one layer: how many take tokens now, how many are being ramped in, and the busiest one."""
+    """Experts of one layer: how many take tokens now, how many are being ramped in, the busiest one, the indices of
+    those that were pruned, and how many each token needs."""
 
     live: int
     ramping: int
     busiest: int
+    pruned: tuple[int, ...]
+    top_k: int
 
     @property
     def total(self) -> int:
         return self.live + self.ramping
+
+    @property
+    def slots(self) -> int:
+        """Indices in use: pruned experts keep theirs."""
+        return self.total + len(self.pruned)
 
 
 class Intervention:

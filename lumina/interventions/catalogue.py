@@ -10,7 +10,7 @@ from typing import Any
 
 from lumina.interventions.api import Declaration, Intervention, Risk
 from lumina.interventions.depth import AdjustModCapacity
-from lumina.interventions.experts import AddExpert
+from lumina.interventions.experts import AddExpert, PruneExpert
 from lumina.interventions.optimizer import AdjustWeightDecay, EmergencyLrReduction
 from lumina.interventions.routing import AdjustCapacityFactor, AdjustRoutingTemperature, EnableExpertDropout
 from lumina.interventions.run import RollbackSteps
@@ -24,6 +24,7 @@ ACTIONS: dict[str, type[Intervention]] = {
         EnableExpertDropout,
         AdjustModCapacity,
         AddExpert,
+        PruneExpert,
         AdjustWeightDecay,
         EmergencyLrReduction,
         RollbackSteps,
@@ -42,7 +43,6 @@ QUERIES = (
 LATER = tuple(
     Declaration(method, "action", doc, risk, affects, available=False)
     for method, doc, risk, affects in (
-        ("prune_expert", "Removes an expert from one layer.", Risk.CAREFUL, "experts"),
         ("adjust_batch_size", "Micro-batch size at the same effective batch.", Risk.ROUTINE, "data"),
     )
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lumina.interventions.api import Controls, Intervention, Risk, Values, arg, intervention
+from lumina.store.errors import Refusal
 
 
 @intervention("add_expert", risk=Risk.CAREFUL, affects="experts", structural=True)
@@ -28,3 +29,41 @@ class AddExpert(Intervention):
 
     def verify(self, before: Values, after: Values) -> bool:
         return bool(after["num_experts"] == before["num_experts"] + 1)
+
+
+@intervention("prune_expert", risk=Risk.CAREFUL, affects="experts", structural=True)
+class PruneExpert(Intervention):
+    """Takes an expert out of one layer: no token goes to it any more, and those left share its load and capacity.
+
+    Its weights are frozen and stay in every checkpoint, so that undo brings it back. As many experts as a token needs
+    always stay. The other experts keep their numbers.
+    """
+
+    layer_idx: int = arg(ge=0, help="layer that loses the expert, counted from 0", unit="layer")
+    expert_idx: int = arg(ge=0, help="the expert, counted from 0", unit="expert")
+
+    def check(self, controls: Controls) -> None:
+        found, where = controls.experts(self.layer_idx), f"prune_expert: layer {self.layer_idx}"
+        if self.expert_idx >= found.slots:
+            raise Refusal("out_of_range", f"{where} has experts 0 to {found.slots - 1}, no expert {self.expert_idx}")
+        if self.expert_idx in found.pruned:
+            raise Refusal("bad_argument", f"{where} has lost expert {self.expert_idx} already")
+        if found.total <= found.top_k:
+            raise Refusal("unsupported", f"{where} has {found.total} experts left, and each token needs {found.top_k}")
+
+    def apply(self, controls: Controls, resolved: Values) -> None:
+        controls.prune_expert(self.layer_idx, self.expert_idx)
+
+    def read_back(self, controls: Controls) -> Values:
+        found = controls.experts(self.layer_idx)
+        return {"num_experts": found.total, "pruned_experts": list(found.pruned)}
+
+    def verify(self, before: Values, after: Values) -> bool:
+        gone = sorted([*before["pruned_experts"], self.expert_idx])
+        return bool(after == {"num_experts": before["num_experts"] - 1, "pruned_experts": gone})
+
+    def undo(self, controls: Controls, before: Values) -> None:
+        controls.restore_expert(self.layer_idx, self.expert_idx)
+
+    def same(self, first: Values, second: Values) -> bool:
+        return (self.expert_idx in first["pruned_experts"]) == (self.expert_idx in second["pruned_experts"])

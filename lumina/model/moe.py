@@ -20,6 +20,7 @@ from lumina.model.layers import SwiGLU
 LOAD_EMA = 0.95  # per step, of each expert's share
 STACKED = ("router", "router_bias", "w_in", "w_out")  # parameters with a row per expert
 STACKED_BUFFERS = ("born_E", "load_ema_E", "choice_bias_E")
+PRUNED = 1 << 40  # added to the step in which an expert was born: live in no step, and the step is not forgotten
 
 
 @dataclass
@@ -61,7 +62,7 @@ class MoE(nn.Module):
 
     logit = router(x) / temperature + offset and probability = softmax(logit), in float32; the k largest are
     renormalised to sum to one. offset is 0, or -inf until an added expert's first step, then log(steps since / ramp)
-    until it is 0; in training it is also -inf for the experts that expert dropout leaves out of the step.
+    until it is 0; it is -inf for pruned experts and, in training, for those that expert dropout leaves out of the step.
     In training an expert takes at most ceil(capacity_factor * k * N / experts that take part) tokens, first choices
     first; the others keep their residual. Evaluation drops nothing. The balance loss is n * sum_e share_e * mean
     probability_e over the n experts that take part (Fedus et al., 2021, eq. 4-6); the z-loss is the mean of
@@ -98,10 +99,14 @@ class MoE(nn.Module):
                 self.router_bias[: len(values)] = values
 
     def logit_offset(self) -> Tensor:
-        """Logit offset of each expert at the current step: 0 for old ones, -inf for one that is not live yet."""
+        """Logit offset of each expert at the current step: 0 for old ones, -inf for one not live yet or pruned."""
         born = self.get_buffer("born_E")
         age = (self.knobs.step - born).clamp(max=self.ramp).float()
         return torch.where(born < 0, torch.zeros_like(age), torch.log(age.clamp(min=0) / self.ramp))
+
+    def is_pruned(self) -> Tensor:
+        """True for the experts that were pruned; -1 is the birth of those that were there from the start."""
+        return self.get_buffer("born_E") >= PRUNED - 1
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, MoEStats]:
         with torch.autocast(x_ND.device.type, enabled=False):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lumina.checkpoint.canonical import CanonicalState
-from lumina.model.moe import STACKED
+from lumina.model.moe import PRUNED, STACKED
 from lumina.store.errors import Refusal
 
 NOISE = 0.01  # standard deviation of the copy's noise, as a share of each weight tensor's own
@@ -43,9 +43,11 @@ def add_expert(state: CanonicalState, layer_idx: int, *, source_expert: int, ste
         raise Refusal("bad_argument", f"layer {layer_idx} has no experts")
     if not 0 <= source_expert < len(state.params[names[0]]):
         raise Refusal("bad_argument", f"layer {layer_idx} has no expert {source_expert}")
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step * 1009 + layer_idx)
     grown = initialize_new_expert(
-        source_expert, [state.params[name] for name in names], noise=NOISE, generator=generator
+        source_expert,
+        [state.params[name] for name in names],
+        noise=NOISE,
+        generator=generator_of(seed, step, layer_idx),
     )
     params = {**state.params, **dict(zip(names, grown, strict=True))}
     moments = [
@@ -58,6 +60,31 @@ def add_expert(state: CanonicalState, layer_idx: int, *, source_expert: int, ste
     if prefix + "choice_bias_E" in buffers:
         buffers[prefix + "choice_bias_E"] = _with_copy(buffers[prefix + "choice_bias_E"], source_expert)
     return dataclasses.replace(state, params=params, exp_avg=moments[0], exp_avg_sq=moments[1], buffers=buffers)
+
+
+def prune_expert(state: CanonicalState, layer_idx: int, expert_idx: int) -> CanonicalState:
+    """`state` with an expert masked from the next forward pass on; its weights and moments stay as they are.
+
+    Capacity and the balance loss count the experts that are left.
+    """
+    return _birth_moved(state, layer_idx, expert_idx, PRUNED)
+
+
+def restore_expert(state: CanonicalState, layer_idx: int, expert_idx: int) -> CanonicalState:
+    """`state` with a pruned expert live again as it was; a ramp that it was on has gone on meanwhile."""
+    return _birth_moved(state, layer_idx, expert_idx, -PRUNED)
+
+
+def _birth_moved(state: CanonicalState, layer_idx: int, expert_idx: int, steps: int) -> CanonicalState:
+    name = f"layers.{layer_idx}.moe.born_E"
+    born = state.buffers[name].clone()
+    born[expert_idx] += steps
+    return dataclasses.replace(state, buffers={**state.buffers, name: born})
+
+
+def generator_of(seed: int, step: int, layer_idx: int) -> torch.Generator:
+    """The source of an added expert's noise: the same in a replay."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step * 1009 + layer_idx)
 
 
 def _with_copy(stacked: Tensor, index: int) -> Tensor:

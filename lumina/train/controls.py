@@ -56,12 +56,13 @@ class LiveControls:
         return tuple(self._engine.describe().experts)
 
     def experts(self, layer_idx: int) -> ExpertCounts:
-        layers = self._engine.describe().experts
+        described = self._engine.describe()
+        layers = described.experts
         if layer_idx not in layers:
             listed = ", ".join(str(index) for index in layers) or "none"
             raise Refusal("out_of_range", f"layer {layer_idx} has no experts; layers with experts: {listed}")
         found = layers[layer_idx]
-        return ExpertCounts(found.live, found.ramping, found.busiest)
+        return ExpertCounts(found.live, found.ramping, found.busiest, found.pruned, described.top_k)
 
     def add_expert(self, layer_idx: int, source_expert: int) -> None:
         state = surgery.add_expert(
@@ -72,6 +73,12 @@ class LiveControls:
             seed=self._plan.seed,
         )
         self._engine.rebuild(state)
+
+    def prune_expert(self, layer_idx: int, expert_idx: int) -> None:
+        self._engine.rebuild(surgery.prune_expert(self._engine.export_state(), layer_idx, expert_idx))
+
+    def restore_expert(self, layer_idx: int, expert_idx: int) -> None:
+        self._engine.rebuild(surgery.restore_expert(self._engine.export_state(), layer_idx, expert_idx))
 
     def snapshot(self) -> tuple[CanonicalState, float]:
         """The engine's whole state, to be handed back to `restore` when an action did not verify."""

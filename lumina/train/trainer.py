@@ -13,10 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from torch import Tensor
+
 from lumina.client import check_needs, run_overrides
 from lumina.config import Config, load_config
 from lumina.hardware import detect
 from lumina.launch import create_run
+from lumina.model import surgery
 from lumina.store import atomic
 from lumina.store.errors import Refusal
 from lumina.store.layout import RunPaths
@@ -125,6 +128,18 @@ class Trainer:
     def add_expert(self, layer_idx: int) -> None:
         """Adds an expert to a layer. Raises `Refusal` with the allowed range; nothing has changed then."""
         self._intervene("add_expert", layer_idx=layer_idx)
+
+    def prune_expert(self, layer_idx: int, expert_idx: int) -> None:
+        """Takes an expert out of a layer; its weights are frozen and kept. Raises `Refusal` as `add_expert` does."""
+        self._intervene("prune_expert", layer_idx=layer_idx, expert_idx=expert_idx)
+
+    def _initialize_new_expert(self, new_expert: int, existing_experts: Sequence[Tensor]) -> list[Tensor]:
+        """Stacked tensors [experts, ...] with a noisy copy of `new_expert` behind the last, as `add_expert` makes them.
+
+        Nothing of the run is changed.
+        """
+        noise = surgery.generator_of(self._session.plan.seed, self.step, 0)
+        return surgery.initialize_new_expert(new_expert, existing_experts, noise=surgery.NOISE, generator=noise)
 
     def adjust_capacity_factor(self, factor: float) -> None:
         """Sets how many tokens an expert takes in a training step, as a multiple of its fair share."""
