@@ -156,15 +156,15 @@ def chosen_tokens(**changes: Any) -> list[list[bool]]:
     return masks
 
 
-def ramping(**changes: Any) -> list[int]:
-    """Experts that are still on their way in, in each of five steps after one was added."""
+def ramping(**changes: Any) -> list[str]:
+    """What the router adds to the logit of an added expert in each of its first five steps."""
     built = engine(**changes)
     built.rebuild(surgery.add_expert(built.export_state(), 0, source_expert=1, step=0, seed=0))
-    counts = []
+    added, offsets = built.model.layers[0].moe, []
     for step in range(1, 6):
         built.train_step(step, [batch(step)], 1e-3)
-        counts.append(built.describe().experts[0].ramping)
-    return counts
+        offsets.append(digits(added.logit_offset()[-1]))
+    return offsets
 
 
 def guarded(**changes: Any) -> list[float]:
