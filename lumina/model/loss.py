@@ -25,15 +25,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(x_ND), CHUNK):
             x, label = x_ND[start : start + CHUNK], label_N[start : start + CHUNK]
             logit = (x @ weight.t()).float()
-            valid = label != IGNORED
+            valid = (label != IGNORED).unsqueeze(1)
             target = label.clamp(min=0).unsqueeze(1)
-            total = logit.logsumexp(1, keepdim=True)
-            loss = loss + ((total - logit.gather(1, target)).squeeze(1) * valid).sum()
-            correct = correct + ((logit.argmax(1) == target.squeeze(1)) & valid).sum()
+            # Few passes over the logits, all in place: they are the largest thing of a step with a large vocabulary.
+            peak, aimed = logit.amax(1, keepdim=True), logit.gather(1, target)
+            power = logit.sub_(peak).exp_()
+            total = power.sum(1, keepdim=True)
+            loss = loss + ((total.log() + peak - aimed) * valid).sum()
+            correct = correct + ((aimed == peak) & valid).sum()
             if grad_x is not None and grad_w is not None:
-                slope = (logit - total).exp_()
-                slope.scatter_add_(1, target, torch.full_like(target, -1, dtype=slope.dtype))
-                slope = (slope * valid.unsqueeze(1)).to(x.dtype)
+                slope = power.mul_(valid / total)
+                slope = slope.scatter_add_(1, target, -valid.to(slope.dtype)).to(x.dtype)
                 grad_x[start : start + CHUNK] = slope @ weight
                 grad_w += slope.t() @ x
         ctx.save_for_backward(grad_x, grad_w)
