@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lumina.interventions.api import Declaration, Intervention, Risk
+from lumina.interventions.batch import AdjustBatchSize
 from lumina.interventions.depth import AdjustModCapacity
 from lumina.interventions.experts import AddExpert, PruneExpert
 from lumina.interventions.optimizer import AdjustWeightDecay, EmergencyLrReduction
@@ -25,6 +26,7 @@ ACTIONS: dict[str, type[Intervention]] = {
         AdjustModCapacity,
         AddExpert,
         PruneExpert,
+        AdjustBatchSize,
         AdjustWeightDecay,
         EmergencyLrReduction,
         RollbackSteps,
@@ -39,25 +41,17 @@ QUERIES = (
     Declaration("get_mod_statistics", "query", "Capacity, depth, tokens, compute savings.", Risk.ROUTINE, "nothing"),
 )
 
-# Named so that "unknown method" and "not available yet" are different answers.
-LATER = tuple(
-    Declaration(method, "action", doc, risk, affects, available=False)
-    for method, doc, risk, affects in (
-        ("adjust_batch_size", "Micro-batch size at the same effective batch.", Risk.ROUTINE, "data"),
-    )
-)
-
 
 def catalogue() -> dict[str, Declaration]:
-    """Method name → declaration, actions first, those of a later release last."""
-    listed = [action.declaration for action in ACTIONS.values()] + [*QUERIES, *LATER]
+    """Method name → declaration, actions first."""
+    listed = [action.declaration for action in ACTIONS.values()] + [*QUERIES]
     return {declaration.method: declaration for declaration in listed}
 
 
 def build(method: str, args: Mapping[str, Any]) -> Intervention:
     """A checked, ready intervention.
 
-    Raises `Refusal`: unknown_method, unsupported (known, but not in this release), bad_argument, out_of_range.
+    Raises `Refusal`: unknown_method, bad_argument, out_of_range.
     """
     known = catalogue()
     if method not in known:
@@ -66,8 +60,6 @@ def build(method: str, args: Mapping[str, Any]) -> Intervention:
     declaration = known[method]
     if declaration.kind == "query":
         raise Refusal("bad_argument", f"{method} is a query, not an intervention; it answers in status and in views")
-    if not declaration.available:
-        raise Refusal("unsupported", f"{method} is not available yet; available: {', '.join(ACTIONS)}")
     return ACTIONS[method](**declaration.parse(args))
 
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from lumina.checkpoint import CanonicalState
-from lumina.engine.api import Engine
 from lumina.interventions import ExpertCounts
 from lumina.model import surgery
 from lumina.store.errors import Refusal
-from lumina.train.plan import Plan
-from lumina.train.state import TrainState
+from lumina.train.session import Session
 
 
 class LiveControls:
-    """`lumina.interventions.Controls` over an engine and the loop's own state."""
+    """`lumina.interventions.Controls` over a session's engine and the loop's own state."""
 
-    def __init__(self, engine: Engine, state: TrainState, plan: Plan) -> None:
-        self._engine = engine
-        self._state = state
-        self._plan = plan
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._engine = session.engine
+        self._state = session.state
+        self._plan = session.plan
 
     @property
     def step(self) -> int:
@@ -38,14 +37,17 @@ class LiveControls:
         return value
 
     def find(self, name: str) -> float | None:
-        return self._engine.get_hparams().get(name)
+        return self._session.hparams().get(name)
 
     def set(self, name: str, value: float | None) -> None:
         if name == "lr_scale" and value is not None:
             self._state.lr_scale = value
             self._engine.set_hparams(learning_rate=self.next_learning_rate())
-            return
-        self._engine.set_hparams(**{name: value})
+        elif name == "batch_size" and value is not None:
+            self._state.batch_size = int(value)
+            self._session.recreate_loader()
+        else:
+            self._engine.set_hparams(**{name: value})
 
     def scale_learning_rate(self, factor: float) -> None:
         self._state.lr_scale *= factor

@@ -88,10 +88,10 @@ class Loop:
         return stats
 
     def _batches(self) -> list[MicroBatch]:
-        session, training = self.session, self.session.config.training
+        session, size = self.session, self.session.batch_size
         batches = []
-        for index in range(training.gradient_accumulation_steps):
-            batch = session.loader.batch(session.state.position + index * training.batch_size, training.batch_size)
+        for index in range(session.accumulation):
+            batch = session.loader.batch(session.state.position + index * size, size)
             batches.append(MicroBatch(batch.tokens, batch.labels))
         return batches
 
@@ -114,8 +114,7 @@ class Loop:
     def _validate(self) -> dict[str, float]:
         session, state = self.session, self.session.state
         session.writer.meta("phase", "validating")
-        training = session.config.training
-        figures = evaluate(session.engine, session.validation, session.validation_sequences, training.batch_size)
+        figures = evaluate(session.engine, session.validation, session.validation_sequences, session.batch_size)
         session.writer.meta("phase", None)
         if not figures:
             return {}

@@ -43,7 +43,7 @@ class Oversight:
 
     def _check(self, step: int) -> None:
         session = self.session
-        live = {name: value for name, value in session.engine.get_hparams().items() if value is not None}
+        live = {name: value for name, value in session.hparams().items() if value is not None}
         result = session.orchestrator.check(step, live, session.ledger.open())
         session.writer.meta("health", {**result.health.to_json(), "checked_step": step})
         session.writer.meta("chinchilla", json_numbers(result.chinchilla))

@@ -51,6 +51,25 @@ class Session:
         """How many held-out sequences each validation uses."""
         return min(self.config.training.eval_sequences, self.dataset.validation.count)
 
+    @property
+    def batch_size(self) -> int:
+        """Sequences of the next micro-batch."""
+        return self.state.batch_size or self.config.training.batch_size
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of the next step; with any micro-batch size a step has as many sequences as planned."""
+        return self.plan.sequences_per_step // self.batch_size
+
+    def hparams(self) -> dict[str, float | None]:
+        """Every live value, read where it is in force."""
+        batches = {"batch_size": self.batch_size, "gradient_accumulation_steps": self.accumulation}
+        return {**self.engine.get_hparams(), **batches}
+
+    def recreate_loader(self) -> None:
+        """A new loader over the run's data; the position is the session's, so that the next batch is the one due."""
+        self.loader = Loader(self.dataset.train, self.config.training.seed)
+
     def commit(self, type: str, id: str, doc: Mapping[str, Any]) -> Entry:
         """Appends one durable journal entry for the current step; from here on it has happened."""
         entry = self.journal.append(type, self.segment, self.state.step, id, dict(doc))

@@ -206,6 +206,6 @@ def _tell(session: Session, hardware: Hardware, precision: PrecisionChoice, thre
     writer.meta("flops", {"forward": flops.forward, "backward": flops.backward})
     writer.meta("data", session.dataset.summary())
     writer.meta("layers", session.engine.describe().to_json())
-    writer.meta("hparams", session.engine.get_hparams())
+    writer.meta("hparams", session.hparams())
     writer.meta("step", session.state.step)
     writer.meta("phase", None)

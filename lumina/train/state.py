@@ -13,12 +13,14 @@ from typing import Any
 
 @dataclass
 class TrainState:
-    """Counters and live values of the loop. `step` is the last attempted step, `position` the sequences consumed."""
+    """Counters and live values of the loop. `step` is the last attempted step, `position` the sequences consumed;
+    `batch_size` is None while it is the configuration's."""
 
     step: int = 0
     position: int = 0
     tokens: int = 0
     lr_scale: float = 1.0
+    batch_size: int | None = None
     val_loss: float | None = None
     best_val_loss: float | None = None
     skipped_steps: int = 0

@@ -36,7 +36,7 @@ class Steering:
         self.session = session
         self.saver = saver
         self.interrupts = interrupts
-        self.controls = LiveControls(session.engine, session.state, session.plan)
+        self.controls = LiveControls(session)
         self.paused = False
         self.stopping: str | None = None
 
@@ -109,7 +109,7 @@ class Steering:
         session = self.session
         session.commit("applied", receipt["id"], receipt)
         session.answered[receipt["id"]] = receipt
-        session.writer.meta("hparams", session.engine.get_hparams())
+        session.writer.meta("hparams", session.hparams())
         session.writer.meta("layers", session.engine.describe().to_json())
         self.saver.changes += 1
         log.info("applied %s %s: %s -> %s", receipt["method"], receipt["args"], receipt["before"], receipt["after"])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lumina.client import check_needs, run_overrides
 from lumina.config import Config, load_config
+from lumina.data import Dataset
 from lumina.hardware import detect
 from lumina.launch import create_run
 from lumina.model import surgery
@@ -156,6 +157,16 @@ class Trainer:
     def adjust_mod_capacity(self, capacity_factor: float) -> None:
         """Sets the share of tokens that goes through a layer with Mixture of Depths."""
         self._intervene("adjust_mod_capacity", capacity_factor=capacity_factor)
+
+    def adjust_batch_size(self, new_batch_size: int) -> None:
+        """Sets the sequences per micro-batch; gradient accumulation follows, so that a step sees as many as before."""
+        self._intervene("adjust_batch_size", new_batch_size=new_batch_size)
+
+    def _recreate_dataloader(self, dataset: Dataset) -> None:
+        """A new loader over the run's own data, as `adjust_batch_size` makes it; the next batch is the one due."""
+        if dataset is not self._session.dataset:
+            raise Refusal("bad_argument", "a run keeps the data that it was started with; start another run for other")
+        self._session.recreate_loader()
 
     def adjust_weight_decay(self, weight_decay: float) -> None:
         """Sets the weight decay of the matrices, from the next step on."""

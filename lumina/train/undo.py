@@ -113,7 +113,7 @@ def rewind(session: Session, state: CanonicalState, manifest: Manifest, receipt:
     abandon_off_line(session.paths.checkpoints, session.journal.entries)
     session.writer.meta("segment", session.segment)
     session.writer.meta("step", session.state.step)
-    session.writer.meta("hparams", session.engine.get_hparams())
+    session.writer.meta("hparams", session.hparams())
     session.writer.meta("layers", session.engine.describe().to_json())
     log.info("rewound to step %d; left behind: %s", manifest.step, left)
     return full

@@ -17,7 +17,6 @@ from lumina.client import PendingReceipt, Receipt, Run
 from lumina.config import ConfigError
 from lumina.data import DataError, DataReport
 from lumina.hardware.detect import Hardware
-from lumina.interventions.catalogue import LATER
 from lumina.store.errors import Refusal
 from lumina.store.inbox import Command, Inbox
 from lumina.store.layout import RunPaths
@@ -170,14 +169,6 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(
     refused = refusal_of(run.intervene, method, **args)
     assert refused.code == code
     assert said in refused.message
-    assert list(run.paths.inbox.glob("*.json")) == []
-
-
-def test_an_intervention_of_a_later_release_is_refused_as_such(live_run: tuple[Run, Recording]) -> None:
-    run, _ = live_run
-    for declaration in LATER:
-        refused = refusal_of(run.intervene, declaration.method)
-        assert (refused.code, "is not available yet" in refused.message) == ("unsupported", True)
     assert list(run.paths.inbox.glob("*.json")) == []
 
 

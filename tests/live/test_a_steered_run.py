@@ -12,24 +12,35 @@ import lumina
 import lumina.views
 from lumina.train.recorder import WALL_CLOCK
 
+CHANGES: list[tuple[str, dict[str, float]]] = [
+    ("adjust_routing_temperature", {"temperature": 1.5}),
+    ("adjust_capacity_factor", {"factor": 0.9}),
+    ("adjust_batch_size", {"new_batch_size": 1}),
+    ("enable_expert_dropout", {"dropout_prob": 0.2}),
+    ("prune_expert", {"layer_idx": 0, "expert_idx": 3}),
+    ("adjust_mod_capacity", {"capacity_factor": 0.75}),
+    ("adjust_weight_decay", {"weight_decay": 0.1}),
+    ("emergency_lr_reduction", {"reduction_factor": 2.0}),
+]
 
-def test_a_killed_run_resumes_bit_equal_with_its_intervention(tmp_path: Path) -> None:
+
+def test_a_killed_run_resumes_bit_equal_with_its_interventions(tmp_path: Path) -> None:
     killed = begin(tmp_path, "killed", 40)
     wait_for_step(killed, 4)
     at = killed.pause().wait(check=True)["step"]
-    receipt = killed.intervene("adjust_routing_temperature", temperature=1.5).wait(check=True)
-    assert receipt["after"] == {"routing_temperature": 1.5}
-    assert receipt["step"] == at
+    for method, args in CHANGES:
+        assert killed.intervene(method, **args).wait(check=True)["step"] == at
     killed.unpause().wait(check=True)
     wait_for_step(killed, at + 3)
     kill(killed)
     once = killed.resume()
     assert once.wait(90) == "finished"
 
-    # The same run without the kill: the same intervention after the same step.
+    # The same run without the kill: the same interventions after the same step.
     with lumina.Trainer("debug", name="straight", steps=40, directory=tmp_path, **SMALL) as straight:
         straight.train(until=at)
-        straight.adjust_routing_temperature(1.5)
+        for method, args in CHANGES:
+            getattr(straight, method)(**args)
         straight.train()
     peer = lumina.attach("straight", tmp_path)
     assert final_hash(once) == final_hash(peer)
@@ -37,7 +48,7 @@ def test_a_killed_run_resumes_bit_equal_with_its_intervention(tmp_path: Path) ->
     mine, theirs = (run.metrics().drop(drop, strict=False) for run in (once, peer))
     assert mine.select(sorted(mine.columns)).equals(theirs.select(sorted(theirs.columns)), null_equal=True)
     assert mine["step"].to_list() == list(range(1, 41))
-    assert [mark["step"] for mark in lumina.views.marks(once.paths)] == [at]
+    assert [mark["step"] for mark in lumina.views.marks(once.paths)] == [at] * len(CHANGES)
 
 
 def test_a_collapsed_router_is_proposed_and_recovers_after_approval(tmp_path: Path) -> None:
