@@ -8,7 +8,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,9 @@ from lumina.store.rollup import Bar, Stretch
 from lumina.store.schema import connect_reader, reader_refusal
 
 FARTHEST = 2**62
+
+# (database, connection) that the calls inside a `StoreReader.connected` block share.
+_shared: ContextVar[tuple[Path, sqlite3.Connection | None] | None] = ContextVar("shared", default=None)
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,8 @@ class _Line:
 
 
 class StoreReader:
-    """All questions to a run's store. Each call connects anew: a reader that stays connected would keep the writer
-    from leaving WAL mode. Every call may raise `Refusal`: corrupt, busy."""
+    """All questions to a run's store. Each call connects anew, save in a `connected` block: a reader that stays
+    connected would keep the writer from leaving WAL mode. Every call may raise `Refusal`: corrupt, busy."""
 
     def __init__(self, paths: RunPaths) -> None:
         self._paths = paths
@@ -237,14 +242,28 @@ class StoreReader:
         return found[::-1]
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection | None]:
+    def connected(self) -> Iterator[None]:
+        """Answers all questions to this run's store inside the block over one connection, whoever asks them."""
         db = connect_reader(self._paths.database)
+        token = _shared.set((self._paths.database, db))
+        try:
+            yield
+        finally:
+            _shared.reset(token)
+            if db is not None:
+                db.close()
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection | None]:
+        shared = _shared.get()
+        mine = shared is None or shared[0] != self._paths.database
+        db = connect_reader(self._paths.database) if mine or shared is None else shared[1]
         try:
             yield db
         except sqlite3.DatabaseError as error:
             raise reader_refusal(self._paths.database, error) from error
         finally:
-            if db is not None:
+            if mine and db is not None:
                 db.close()
 
 

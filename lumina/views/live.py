@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from lumina.store.layout import RunPaths
+from lumina.store.reader import StoreReader
 from lumina.views import panels
 from lumina.views.status import status
 
@@ -18,7 +19,11 @@ SERIES = (
 
 def live(paths: RunPaths, cursor: str | None = None) -> dict[str, Any]:
     """Status and every panel; series and events only beyond `cursor`, all of them when `full`."""
-    seen = _decode(cursor)
+    with StoreReader(paths).connected():
+        return _document(paths, _decode(cursor))
+
+
+def _document(paths: RunPaths, seen: dict[str, Any]) -> dict[str, Any]:
     delta = panels.series(paths, SERIES, seen.get("series"))
     after = 0 if delta["full"] else int(seen.get("event", 0))
     news = panels.events(paths, after)
