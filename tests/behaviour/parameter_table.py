@@ -84,7 +84,7 @@ TRAINING = {
     "training.log_interval": Case(lambda **c: len(trained(**c).log), 2, 5),
     "training.log_level": Case(lambda **c: len(trained(**c).log), "INFO", "WARNING"),
     "training.num_threads": Case(lambda **c: trained(1, **c).threads, 1, 2),
-    "precision.precision": Case(see.training_loss, "fp32", "mixed_bf16"),
+    "precision.precision": Case(see.training_loss, "fp32", "mixed_bf16", "bf16"),
     "precision.inference_precision": Case(see.validation_loss, "fp32", "auto", precision="mixed_bf16"),
     "optimization.use_flash_attention": Case(
         see.attention_is_fused, "auto", False, max_position_embeddings=1200, num_layers=1, **DENSE
