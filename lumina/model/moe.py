@@ -115,7 +115,7 @@ class MoE(nn.Module):
             logit_NE = F.linear(x_ND.float(), self.router.float(), self._bias()) / self.knobs.routing_temperature
             logit_NE = logit_NE + offset_E
             probability_NE = logit_NE.softmax(-1)
-            weight_NK, expert_NK = self._choose(probability_NE, offset_E)
+            weight_NK, expert_NK = self._choose(probability_NE, logit_NE, offset_E)
             z_loss = logit_NE.logsumexp(-1).square().mean() if self.z_weight else logit_NE.new_zeros(())
         shared_ND = self.shared(x_ND) if self.shared is not None else None
         taking_part = torch.isfinite(offset_E).sum()
@@ -152,13 +152,12 @@ class MoE(nn.Module):
         kept_E = kept_E.index_fill(0, draw_E.topk(self.top_k).indices, True)
         return offset_E.masked_fill(~kept_E, -math.inf)
 
-    def _choose(self, probability_NE: Tensor, offset_E: Tensor) -> tuple[Tensor, Tensor]:
-        if self.choice_bias_E is None:
-            weight_NK, expert_NK = probability_NE.topk(self.top_k, dim=-1)
-        else:
+    def _choose(self, probability_NE: Tensor, logit_NE: Tensor, offset_E: Tensor) -> tuple[Tensor, Tensor]:
+        score_NE = logit_NE.detach()  # not the probability: that of a live expert may be as much zero as a masked one's
+        if self.choice_bias_E is not None:
             score_NE = (probability_NE.detach() + self.choice_bias_E).masked_fill(torch.isinf(offset_E), -math.inf)
-            expert_NK = score_NE.topk(self.top_k, dim=-1).indices
-            weight_NK = probability_NE.gather(1, expert_NK)
+        expert_NK = score_NE.topk(self.top_k, dim=-1).indices
+        weight_NK = probability_NE.gather(1, expert_NK)
         # Far below any probability that matters: a bias may choose experts whose probabilities are all zero.
         return weight_NK / weight_NK.sum(-1, keepdim=True).clamp(min=1e-30), expert_NK
 

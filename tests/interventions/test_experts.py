@@ -150,3 +150,12 @@ def test_a_new_expert_is_a_noisy_copy(tmp_path: Path) -> None:
         made = [canonical(trainer).params[f"layers.0.moe.{name}"] for name in ("router", "w_in", "w_out")]
         expected = trainer._initialize_new_expert(source, owned)
         assert [one.equal(other) for one, other in zip(made, expected, strict=True)] == [True, True, True]
+
+
+def test_a_router_that_is_sure_of_one_expert_sends_nothing_to_a_pruned_one(tmp_path: Path) -> None:
+    with small_trainer(tmp_path, router_init_bias=30.0, use_mod=False) as trainer:
+        trainer.adjust_routing_temperature(0.1)  # the probabilities of all others are zero in float32
+        for index in (*range(1, 4), *range(5, 8)):
+            trainer.prune_expert(0, index)
+        trainer.train(until=1)
+        assert load(trainer) == pytest.approx([0.5, 0, 0, 0, 0.5, 0, 0, 0])
