@@ -7,7 +7,6 @@ They follow the Llama layout (no biases) and know nothing of routing.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,27 +102,3 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
         return y
-
-
-class _WeightedGate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, both_C2F: Tensor, weight_C: Tensor) -> Tensor:
-        gate, up = both_C2F.chunk(2, dim=-1)
-        ctx.save_for_backward(both_C2F, weight_C)
-        return F.silu(gate).mul_(up).mul_(weight_C.unsqueeze(-1))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        both_C2F, weight_C = ctx.saved_tensors
-        gate, up = both_C2F.chunk(2, dim=-1)
-        active, to_active = F.silu(gate), grads[0] * up
-        grad_weight = (to_active * active).sum(-1)
-        to_active.mul_(weight_C.unsqueeze(-1))
-        to_up = active.mul_(grads[0]).mul_(weight_C.unsqueeze(-1))
-        return torch.cat((torch.ops.aten.silu_backward(to_active, gate), to_up), dim=-1), grad_weight
-
-
-def weighted_gate(both_C2F: Tensor, weight_C: Tensor) -> Tensor:
-    """silu(gate) * up * weight of [tokens, gate and up]; keeps its inputs alone for the backward pass."""
-    result: Tensor = _WeightedGate.apply(both_C2F, weight_C)  # type: ignore[no-untyped-call]
-    return result

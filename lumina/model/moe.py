@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lumina.config.schema import MoeConfig
 from lumina.model.knobs import Knobs
-from lumina.model.layers import SwiGLU, weighted_gate
+from lumina.model.layers import SwiGLU
 
 LOAD_EMA = 0.95  # per step, of each expert's share
 STACKED = ("router", "router_bias", "w_in", "w_out")  # parameters with a row per expert
@@ -181,8 +181,8 @@ class MoE(nn.Module):
         for x_CD, gate_C, w_in, w_out in zip(
             routed, torch.split(gate_M, count_E), self.w_in.unbind(0), self.w_out.unbind(0), strict=True
         ):
-            both = F.linear(x_CD, w_in)
-            outputs.append(F.linear(weighted_gate(both, gate_C.to(both.dtype)), w_out))
+            gate, up = F.linear(x_CD, w_in).chunk(2, dim=-1)
+            outputs.append(F.linear(F.silu(gate) * up * gate_C.unsqueeze(-1).to(up.dtype), w_out))
         y_MD = torch.cat(outputs)
         return torch.zeros(x_ND.shape, dtype=y_MD.dtype, device=x_ND.device).index_add(0, token_M, y_MD)
 
