@@ -1,57 +1,45 @@
-"""What a click means: the commands of the page, sent through `lumina.client`.
+"""What a click means, in the dashboard and in the notebook: a message from the page becomes a command to a run.
 
-A refusal is an answer like any other. It must not know the layout, nor what a command does to a model.
+It must not know the page, nor what a command does to a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from lumina.client import PendingReceipt, Run
 from lumina.store.errors import Refusal
-from lumina_app.live import run_paths
 
 CONTROLS: Final = ("pause", "unpause", "checkpoint", "stop")
 
 
-class Commands:
-    """Commands to the runs under one folder.
+def send(run: Run, message: Mapping[str, Any]) -> PendingReceipt:
+    """Sends `{action, proposal?, receipt?, method?, args?}`; action: `CONTROLS`, approve, reject, intervene, undo.
 
-    Each answers with the receipt as far as it is known: `queued`, or `refused` with the reason and without an id.
+    Raises `Refusal` when that cannot be done, or is no command.
     """
+    action, args = message.get("action"), dict(message.get("args") or {})
+    if action in CONTROLS:
+        pending: PendingReceipt = getattr(run, str(action))()
+        return pending
+    if action == "approve":
+        return run.approve(str(message.get("proposal")), **args)
+    if action == "reject":
+        return run.reject(str(message.get("proposal")), why=str(args.get("why") or "").strip() or None)
+    if action == "intervene":
+        return run.intervene(str(message.get("method")), **args)
+    if action == "undo":
+        return run.undo(str(message.get("receipt")))
+    raise Refusal("bad_argument", f"{action!r} is not a command")
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
 
-    def control(self, kind: str, run: str | None) -> dict[str, Any]:
-        """One of `CONTROLS`."""
-        if kind not in CONTROLS:
-            raise ValueError(f"{kind!r} is not one of {', '.join(CONTROLS)}")
-        return self._send(run, kind, lambda found: getattr(found, kind)())
-
-    def decide(self, decision: Mapping[str, Any]) -> dict[str, Any]:
-        """`{run, action: approve|reject, id, args?, why?}` as the approval card says it."""
-        run, proposal, args = decision.get("run"), str(decision.get("id")), decision.get("args") or {}
-        if decision.get("action") == "approve":
-            return self._send(run, "approve", lambda found: found.approve(proposal, **args))
-        why = str(decision.get("why") or "").strip() or None
-        return self._send(run, "reject", lambda found: found.reject(proposal, why=why))
-
-    def intervene(self, run: str | None, method: str, args: Mapping[str, Any]) -> dict[str, Any]:
-        """Triggers a method by hand; empty fields take their default."""
-        given = {name: value for name, value in args.items() if str(value).strip()}
-        return self._send(run, method, lambda found: found.intervene(method, **given))
-
-    def undo(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """`{run, receipt}`: sets the values from before that intervention again."""
-        return self._send(wanted.get("run"), "undo", lambda found: found.undo(str(wanted.get("receipt"))))
-
-    def _send(self, run: str | None, what: str, command: Callable[[Run], PendingReceipt]) -> dict[str, Any]:
-        try:
-            sent = command(Run(run_paths(self._directory, run or ""), via="dashboard")).command
-        except Refusal as refusal:
-            return {"id": None, "kind": what, "state": "refused", "reason": refusal.message}
-        shown = {"id": sent.id, "kind": sent.kind, "method": sent.method, "args": dict(sent.args)}
-        return {**shown, "proposal": sent.proposal, "state": "queued"}
+def attempt(find: Callable[[], Run], message: Mapping[str, Any]) -> dict[str, Any]:
+    """Sends it to the run that `find` finds; returns the receipt so far: queued, or refused and without an id."""
+    try:
+        sent = send(find(), message).command
+    except Refusal as refusal:
+        what = message.get("method") or message.get("action")
+        return {"id": None, "kind": what, "state": "refused", "reason": refusal.message}
+    shown = {"id": sent.id, "kind": sent.kind, "method": sent.method, "args": dict(sent.args)}
+    return {**shown, "proposal": sent.proposal, "state": "queued"}

@@ -20,8 +20,8 @@ from lumina import views
 from lumina.client import DONE_STATES, PendingReceipt, Run
 from lumina.store.errors import Refusal
 from lumina.store.layout import RunPaths, find_run
+from lumina_app.commands import send
 
-CONTROLS: Final = ("pause", "unpause", "checkpoint", "stop")
 LOOK_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 0.1  # between looks while a command is on its way
 ENDED_SECONDS: Final = 3.0  # a run that has ended may be resumed from elsewhere
@@ -44,7 +44,7 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
     writes. `close()` ends that. Raises `Refusal` (not_found) when there is no such run.
     """
 
-    _esm = _text("widget.charts.js", "widget.js")
+    _esm = _text("format.js", "series.js", "widget.charts.js", "widget.js")
     _css = _text("widget.css")
 
     name = traitlets.Unicode().tag(sync=True)
@@ -69,7 +69,7 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
         super().__init__(
             name=paths.name,
             again=f"Dashboard({attach_expression(paths)})",
-            catalogue=[entry for entry in views.catalogue() if entry["kind"] == "action" and entry["available"]],
+            catalogue=[entry for entry in views.catalogue() if entry["kind"] == "action"],
             snapshot=thinned(views.live(paths)),
         )
         answer_beside_busy_cells(self.comm)
@@ -107,7 +107,7 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
     def _ask(self, message: Mapping[str, Any]) -> None:
         click = str(message.get("click"))
         try:
-            self._asked[click] = send_command(self.run, message)
+            self._asked[click] = send(self.run, message)
         except (Refusal, OSError) as error:
             self._outbox.put({"kind": "answer", "click": click, "refusal": str(error)})
 
@@ -165,27 +165,12 @@ def _watch(widget: weakref.ref[Dashboard], closed: threading.Event, wake: thread
             return
         try:
             pause = dashboard._look()
-        except BaseException:
+        except Exception:
             dashboard.send({"kind": "trouble", "message": "Watching ended by an error; run the cell again."})
             raise
         del dashboard
         wake.wait(pause)
         wake.clear()
-
-
-def send_command(run: Run, message: Mapping[str, Any]) -> PendingReceipt:
-    """Sends what a click asks for. Raises `Refusal` when that cannot be done now, or makes no sense."""
-    action, args = message.get("action"), dict(message.get("args") or {})
-    if action in CONTROLS:
-        pending: PendingReceipt = getattr(run, str(action))()
-        return pending
-    if action == "approve":
-        return run.approve(str(message.get("proposal")), **args)
-    if action == "reject":
-        return run.reject(str(message.get("proposal")), why=args.get("why") or None)
-    if action == "intervene":
-        return run.intervene(str(message.get("method")), **args)
-    raise Refusal("bad_argument", f"{action!r} is not a command")
 
 
 def attach_expression(paths: RunPaths) -> str:

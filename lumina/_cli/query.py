@@ -74,8 +74,7 @@ def show_interventions(args: argparse.Namespace) -> int:
     rows = []
     for method in listed:
         arguments = ", ".join(f"{arg.name} ({arg.allowed()})" for arg in method.args)
-        state = method.kind if method.available else "not available yet"
-        rows.append((method.method, state, arguments, method.doc.splitlines()[0]))
+        rows.append((method.method, method.kind, arguments, method.doc.splitlines()[0]))
     say(table(("method", "kind", "arguments", "what it does"), rows))
     return 0
 

@@ -110,13 +110,10 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def abandon(root: Path, is_abandoned: Callable[[Manifest], bool]) -> list[str]:
-    """Moves such checkpoints to `abandoned/<their segment>/`, where no resume looks for them; returns their names."""
-    moved = []
+def abandon(root: Path, is_abandoned: Callable[[Manifest], bool]) -> None:
+    """Moves such checkpoints to `abandoned/<their segment>/`, where no resume looks for them."""
     for folder, manifest in list_checkpoints(root):
         if is_abandoned(manifest):
             target = root / "abandoned" / manifest.segment / folder.name
             target.parent.mkdir(parents=True, exist_ok=True)
             atomic.rename_new(folder, target)
-            moved.append(folder.name)
-    return moved

@@ -38,8 +38,12 @@ def byte_tokenizer() -> Tokenizer:
 def load_tokenizer(path: Path) -> Tokenizer:
     """A tokenizer.json, with Lumina's special tokens added where they are missing. Raises `DataError`."""
     try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read ({error})", str(path)) from error
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises nothing narrower
         raise DataError(f"not a tokenizer.json ({error})", str(path)) from error
     tokenizer.add_special_tokens(SPECIAL)
     return tokenizer

@@ -206,6 +206,7 @@ class _Experts:
     efficiency: list[Floats] = field(default_factory=list)
 
     def add(self, layer: int, row_R: Floats, width: int, assignments: int) -> None:
+        """Takes one layer's step in: a row for each micro-batch, as `_put_moe` lays it out for `width` expert slots."""
         probability, share, alive, computed, weight = (row_R[:, i * width : (i + 1) * width] for i in range(5))
         dropped, balance, z_loss = row_R[:, -3].sum(), row_R[:, -2].mean(), row_R[:, -1].mean()
         live, share_E = alive[0], share.mean(0)

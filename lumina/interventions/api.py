@@ -85,7 +85,6 @@ class Declaration:
     risk: Risk
     affects: str
     structural: bool = False
-    available: bool = True
     args: tuple[Arg, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -127,9 +126,6 @@ class Controls(Protocol):
     @property
     def expert_layers(self) -> tuple[int, ...]:
         """Layers with experts; none in a dense model."""
-
-    def scale_learning_rate(self, factor: float) -> None:
-        """Multiplies the learning rate of every later step by `factor`."""
 
     def experts(self, layer_idx: int) -> ExpertCounts:
         """Experts of one layer. Raises `Refusal` (bad_argument) when the layer has none."""
@@ -217,7 +213,7 @@ def intervention(method: str, *, risk: Risk, affects: str, structural: bool = Fa
         made = dataclass(frozen=True)(cls)
         args = tuple(_arg_of(field) for field in dataclasses.fields(made))  # type: ignore[arg-type]
         doc = (cls.__doc__ or "").strip()
-        made.declaration = Declaration(method, "action", doc, risk, affects, structural, True, args)
+        made.declaration = Declaration(method, "action", doc, risk, affects, structural, args)
         return cast("T", made)
 
     return declare

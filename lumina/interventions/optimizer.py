@@ -15,7 +15,7 @@ class EmergencyLrReduction(Intervention):
                                   unit="dimensionless")  # fmt: skip
 
     def apply(self, controls: Controls, resolved: Values) -> None:
-        controls.scale_learning_rate(1.0 / self.reduction_factor)
+        controls.set("lr_scale", controls.get("lr_scale") / self.reduction_factor)
 
     def read_back(self, controls: Controls) -> Values:
         return {"learning_rate": controls.get("learning_rate"), "lr_scale": controls.get("lr_scale")}

@@ -109,6 +109,7 @@ class MoE(nn.Module):
         return self.get_buffer("born_E") >= PRUNED - 1
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, MoEStats]:
+        """What the chosen experts add to each of the N tokens, and how they were chosen."""
         with torch.autocast(x_ND.device.type, enabled=False):
             live_offset_E = self.logit_offset()
             offset_E = self._with_dropout(live_offset_E)

@@ -49,10 +49,6 @@ class LiveControls:
         else:
             self._engine.set_hparams(**{name: value})
 
-    def scale_learning_rate(self, factor: float) -> None:
-        self._state.lr_scale *= factor
-        self._engine.set_hparams(learning_rate=self.next_learning_rate())
-
     @property
     def expert_layers(self) -> tuple[int, ...]:
         return tuple(self._engine.describe().experts)

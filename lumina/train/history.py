@@ -25,6 +25,12 @@ def answered(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def extended(entries: Iterable[Entry]) -> int | None:
+    """The total number of steps that a person gave on a resume, if the newest segment runs on it."""
+    segments = [entry.doc for entry in entries if entry.type == "segment"]
+    return segments[-1]["total_steps"] if segments and segments[-1].get("extended") else None
+
+
 @dataclass
 class Ledger:
     """Proposals and where each stands."""
@@ -40,6 +46,14 @@ class Ledger:
             self._decide(entry.doc["proposal"], entry.doc["decision"], entry.step)
         elif entry.type == "applied" and entry.doc.get("proposal"):
             self._decide(entry.doc["proposal"], "approved", entry.step)
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Ledger:
+        """What these entries, in order, leave."""
+        ledger = cls()
+        for entry in entries:
+            ledger.fold(entry)
+        return ledger
 
     def open(self) -> list[dict[str, Any]]:
         return [doc for doc in self.proposals.values() if doc["state"] == "open"]

@@ -18,6 +18,8 @@ from lumina.store.inbox import Inbox
 from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
 from lumina.store.writer import StoreWriter
+from lumina.train.interrupts import StoppedEarly
+from lumina.train.receipts import answer
 
 log = logging.getLogger("lumina.train")
 
@@ -46,8 +48,6 @@ def train(paths: RunPaths, lock: RunLock, resume: str | None, steps: int | None)
     writer.meta("error", None)
     writer.meta("state", "starting")
     writer.meta("phase", "loading")
-    from lumina.train.interrupts import StoppedEarly
-
     try:
         from lumina.train.trainer import Trainer
 
@@ -70,18 +70,16 @@ def train(paths: RunPaths, lock: RunLock, resume: str | None, steps: int | None)
 
 
 def end_early(paths: RunPaths, writer: StoreWriter, reason: str) -> None:
-    """Ends a run that has no step yet. Nothing was decided, so the journal has nothing to keep."""
+    """Ends a run that did not come to its next step. Nothing was decided, so the journal has nothing to keep."""
     inbox = Inbox(paths)
     for command in inbox.take():
-        asked = command.kind == "stop"
-        receipt = {
-            "id": command.id, "kind": command.kind, "method": command.method, "args": dict(command.args), "step": 0,
-            "state": "verified" if asked else "refused", "code": None if asked else "not_running",
-            "reason": None if asked else "the run is stopped", "after": {"state": "stopped"} if asked else None,
-        }  # fmt: skip
-        inbox.done(command.id, receipt)
-    log.info("stopped before the first step: %s", reason)
-    writer.event(None, None, "info", "run", f"Run stopped before its first step: {reason}")
+        if command.kind == "stop":
+            told = answer(command, "verified", None, after={"state": "stopped"})
+        else:
+            told = answer(command, "refused", None, reason="the run is stopped", code="not_running")
+        inbox.done(command.id, told)
+    log.info("stopped while preparing: %s", reason)
+    writer.event(None, None, "info", "run", f"Run stopped while preparing: {reason}")
     writer.meta("state", "stopped")
     writer.meta("phase", None)
     writer.close()

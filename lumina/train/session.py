@@ -70,6 +70,13 @@ class Session:
         """A new loader over the run's data; the position is the session's, so that the next batch is the one due."""
         self.loader = Loader(self.dataset.train, self.config.training.seed)
 
+    def tell_live(self) -> None:
+        """Shows what an intervention or a rewind may have changed."""
+        self.writer.meta("segment", self.segment)
+        self.writer.meta("step", self.state.step)
+        self.writer.meta("hparams", self.hparams())
+        self.writer.meta("layers", self.engine.describe().to_json())
+
     def commit(self, type: str, id: str, doc: Mapping[str, Any]) -> Entry:
         """Appends one durable journal entry for the current step; from here on it has happened."""
         entry = self.journal.append(type, self.segment, self.state.step, id, dict(doc))

@@ -26,7 +26,7 @@ from lumina.store.journal import Entry, Journal, entries_on_line
 from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
 from lumina.store.writer import StoreWriter
-from lumina.train.history import Ledger, Replay, answered
+from lumina.train.history import Ledger, Replay, answered, extended
 from lumina.train.interrupts import Interrupts, StoppedEarly
 from lumina.train.plan import Plan, make_plan
 from lumina.train.recorder import UNITS, Recorder
@@ -64,25 +64,13 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     if loaded:
         orchestrator.restore(loaded[0].meta["orchestrator"])
     fingerprint = _fingerprint(threads)
-    segment = uuid.uuid4().hex
-    cause = "start" if resume is None else ("restart" if resume == "latest" else "rewind")
-    doc: dict[str, Any] = {
-        "parent": history[-1].segment if history else None,
-        "fork_step": state.step,
-        "fork_seq": loaded[1].journal_seq if loaded else 0,
-        "cause": cause,
-        "total_steps": plan.total_steps,
-        "extended": steps is not None or _extended(history) is not None,
-        "fingerprint": fingerprint,
-    }
-    entry = journal.append("segment", segment, state.step, segment, doc)
-    writer.entry(entry)
+    fork_seq = loaded[1].journal_seq if loaded else 0
+    segment = _open_segment(
+        journal, writer, resume, state.step, fork_seq, total_steps=plan.total_steps,
+        extended=steps is not None or extended(history) is not None, fingerprint=fingerprint,
+    )  # fmt: skip
     abandon_off_line(paths.checkpoints, journal.entries)
     held = entries_on_line(journal.entries)
-    ledger = Ledger()
-    for past in held:
-        if past.seq <= doc["fork_seq"]:
-            ledger.fold(past)
     session = Session(
         paths=paths,
         config=config,
@@ -98,14 +86,29 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
         recorder=Recorder(state),
         state=state,
         plan=plan,
-        ledger=ledger,
-        replay=Replay.after(held, doc["fork_seq"], state.step),
+        ledger=Ledger.of(entry for entry in held if entry.seq <= fork_seq),
+        replay=Replay.after(held, fork_seq, state.step),
         answered=answered(history),
         segment=segment,
         fingerprint=fingerprint,
     )
     _tell(session, hardware, precision, threads)
     return session
+
+
+def _open_segment(journal: Journal, writer: StoreWriter, resume: str | None, step: int, fork_seq: int,
+                  **facts: Any) -> str:  # fmt: skip
+    """Commits the start of this stretch of training; returns its id."""
+    segment = uuid.uuid4().hex
+    doc = {
+        "parent": journal.entries[-1].segment if journal.entries else None,
+        "fork_step": step,
+        "fork_seq": fork_seq,
+        "cause": "start" if resume is None else ("restart" if resume == "latest" else "rewind"),
+        **facts,
+    }
+    writer.entry(journal.append("segment", segment, step, segment, doc))
+    return segment
 
 
 class Progress:
@@ -151,16 +154,10 @@ def _plan(config: Config, dataset: Dataset, history: list[Entry], steps: int | N
     """The run's length: as asked for now, else as it was in the newest segment, else from the configuration."""
     counts = count_parameters(config, dataset.vocab_size)
     advice = recommended_epochs(config, counts, dataset.tokens_per_epoch)
-    wanted = steps if steps is not None else _extended(history)
+    wanted = steps if steps is not None else extended(history)
     plan = make_plan(config, sequences_per_epoch=dataset.train.count, automatic_epochs=advice.epochs, steps=wanted)
     log.info("%s", plan.reason)
     return plan
-
-
-def _extended(history: list[Entry]) -> int | None:
-    """The total that a person gave on an earlier resume, if the newest segment runs on it."""
-    segments = [entry.doc for entry in history if entry.type == "segment"]
-    return segments[-1]["total_steps"] if segments and segments[-1].get("extended") else None
 
 
 def _facts(config: Config, dataset: Dataset, plan: Plan) -> RunFacts:
@@ -197,7 +194,6 @@ def _tell(session: Session, hardware: Hardware, precision: PrecisionChoice, thre
     writer.meta(
         "run", {"name": session.paths.root.name, "preset": config.preset, "autonomy": config.orchestrator.autonomy}
     )
-    writer.meta("segment", session.segment)
     writer.meta("total_steps", session.plan.total_steps)
     writer.meta("total_steps_reason", session.plan.reason)
     writer.meta("device", {"name": hardware.name, "kind": hardware.device, "threads": threads, **session.fingerprint})
@@ -205,7 +201,5 @@ def _tell(session: Session, hardware: Hardware, precision: PrecisionChoice, thre
     writer.meta("params", {"total": counts.total, "active": counts.active, "embedding": counts.embedding})
     writer.meta("flops", {"forward": flops.forward, "backward": flops.backward})
     writer.meta("data", session.dataset.summary())
-    writer.meta("layers", session.engine.describe().to_json())
-    writer.meta("hparams", session.hparams())
-    writer.meta("step", session.state.step)
+    session.tell_live()
     writer.meta("phase", None)

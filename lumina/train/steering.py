@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from lumina.checkpoint import CanonicalState, Manifest
 from lumina.interventions import Intervention, build
 from lumina.interventions.run import RollbackSteps
 from lumina.store.errors import Refusal
@@ -20,6 +21,7 @@ from lumina.train import undo
 from lumina.train.controls import LiveControls
 from lumina.train.history import CHANGES_THE_MODEL
 from lumina.train.interrupts import Interrupts
+from lumina.train.receipts import answer, receipt
 from lumina.train.saver import Saver
 from lumina.train.session import Session
 
@@ -73,23 +75,21 @@ class Steering:
             self.saver.save("intervention")
         resolved = action.resolve(self.controls)
         before, after = self._apply(action, resolved)
-        receipt = {
-            "id": id or uuid.uuid4().hex,
-            "kind": kind,
-            "method": method,
-            "args": action.declaration.parse(args),
-            "state": "verified",
-            "step": self.session.state.step,
-            "before": before,
-            "after": after,
-            "reason": None,
-            "code": None,
-            "author": dict(author),
-            "proposal": proposal,
-            "resolved": resolved,
-        }
-        self._applied(receipt)
-        return receipt
+        done = receipt(
+            id or uuid.uuid4().hex,
+            kind,
+            "verified",
+            self.session.state.step,
+            method=method,
+            args=action.declaration.parse(args),
+            author=author,
+            proposal=proposal,
+            before=before,
+            after=after,
+            resolved=resolved,
+        )
+        self._applied(done)
+        return done
 
     def _apply(self, action: Intervention, resolved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         before = action.read_back(self.controls)
@@ -109,8 +109,7 @@ class Steering:
         session = self.session
         session.commit("applied", receipt["id"], receipt)
         session.answered[receipt["id"]] = receipt
-        session.writer.meta("hparams", session.hparams())
-        session.writer.meta("layers", session.engine.describe().to_json())
+        session.tell_live()
         self.saver.changes += 1
         log.info("applied %s %s: %s -> %s", receipt["method"], receipt["args"], receipt["before"], receipt["after"])
 
@@ -176,30 +175,37 @@ class Steering:
     def _undo(self, command: Command) -> dict[str, Any]:
         wanted = str((command.args or {}).get("receipt"))
         entry = undo.find_applied(self.session, wanted)
-        receipt = self._receipt(command, "verified", method=entry.doc["method"], undoes=wanted)
+        about = {"method": entry.doc["method"], "undoes": wanted}
         if (command.args or {}).get("rewind"):
             found = undo.checkpoint_before(
                 self.session, lambda manifest: manifest.journal_seq < entry.seq, f"{entry.doc['method']} of {wanted}"
             )
-            return self._rewound(undo.rewind(self.session, *found, receipt))
-        before, after = undo.revert(self.session, self.controls, entry.doc)
-        receipt.update(before=before, after=after)
-        self._applied(receipt)
-        return receipt
+            return self._rewind(found, self._receipt(command, "verified", **about))
+        before, after = undo.revert(self.controls, entry.doc)
+        done = self._receipt(command, "verified", before=before, after=after, **about)
+        self._applied(done)
+        return done
 
     def _rollback(self, action: RollbackSteps, author: Author, id: str, proposal: str | None,
                   kind: str) -> dict[str, Any]:  # fmt: skip
         goal = self.session.state.step - action.num_steps
         found = undo.checkpoint_before(self.session, lambda manifest: manifest.step <= goal, f"step {goal}")
-        receipt = {
-            "id": id, "kind": kind, "method": "rollback_steps", "args": {"num_steps": action.num_steps},
-            "state": "verified", "reason": None, "code": None, "author": dict(author), "proposal": proposal,
-        }  # fmt: skip
-        return self._rewound(undo.rewind(self.session, *found, receipt))
+        asked = receipt(
+            id,
+            kind,
+            "verified",
+            None,
+            method=action.declaration.method,
+            args={"num_steps": action.num_steps},
+            author=author,
+            proposal=proposal,
+        )
+        return self._rewind(found, asked)
 
-    def _rewound(self, receipt: dict[str, Any]) -> dict[str, Any]:
+    def _rewind(self, found: tuple[CanonicalState, Manifest], asked: dict[str, Any]) -> dict[str, Any]:
+        done = undo.rewind(self.session, *found, asked)
         self.saver.forget()
-        return receipt
+        return done
 
     def _open_proposal(self, command: Command) -> dict[str, Any]:
         proposal = self.session.ledger.proposals.get(command.proposal or "")
@@ -228,21 +234,7 @@ class Steering:
                 raise Refusal("stale", f"meant for {name} = {value}; it is {self.controls.get(name)} now")
 
     def _receipt(self, command: Command, state: str, **rest: Any) -> dict[str, Any]:
-        return {
-            "id": command.id,
-            "kind": command.kind,
-            "method": command.method,
-            "args": dict(command.args or {}),
-            "state": state,
-            "step": self.session.state.step,
-            "before": None,
-            "after": None,
-            "reason": None,
-            "code": None,
-            "author": dict(command.author),
-            "proposal": command.proposal,
-            **rest,
-        }
+        return answer(command, state, self.session.state.step, **rest)
 
     def _close(self, command: Command, type: str, receipt: dict[str, Any]) -> None:
         self.session.commit(type, command.id, receipt)
@@ -275,7 +267,7 @@ class Steering:
         doc = entry.doc
         if doc["kind"] == "undo":
             undone = next(past for past in self.session.journal.entries if past.id == doc["undoes"])
-            _, after = undo.revert(self.session, self.controls, undone.doc)
+            _, after = undo.revert(self.controls, undone.doc)
         else:
             action = build(doc["method"], doc["args"])
             _, after = self._apply(action, doc.get("resolved") or {})

@@ -21,7 +21,7 @@ from lumina.store.errors import Refusal
 from lumina.store.journal import Entry, current_line, entries_on_line
 from lumina.store.line import index_line
 from lumina.train.controls import LiveControls
-from lumina.train.history import CHANGES_THE_MODEL, Ledger, Replay
+from lumina.train.history import CHANGES_THE_MODEL, Ledger, Replay, extended
 from lumina.train.session import Session
 from lumina.train.state import TrainState
 
@@ -40,9 +40,7 @@ def find_applied(session: Session, receipt_id: str) -> Entry:
     raise Refusal("not_found", f"no intervention {receipt_id} is in force in this run")
 
 
-def revert(
-    session: Session, controls: LiveControls, applied: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def revert(controls: LiveControls, applied: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sets the old values again, from the next step on; returns what was read back before and after.
 
     Raises `Refusal`: superseded when the live values are not what the receipt says, unsupported where only a rewind
@@ -99,27 +97,22 @@ def rewind(session: Session, state: CanonicalState, manifest: Manifest, receipt:
         "cause": "rewind",
         "cause_id": receipt["id"],
         "total_steps": session.plan.total_steps,
-        "extended": _extended(session),
+        "extended": extended(session.journal.entries) is not None,
         "fingerprint": session.fingerprint,
         "receipt": full,
     }
     entry = session.journal.append("segment", session.segment, manifest.step, session.segment, doc)
     session.writer.entry(entry)
-    session.ledger = Ledger()
-    for past in entries_on_line(session.journal.entries):
-        session.ledger.fold(past)
+    session.ledger = Ledger.of(entries_on_line(session.journal.entries))
     session.replay = Replay([], manifest.step)
     session.answered[receipt["id"]] = full
     abandon_off_line(session.paths.checkpoints, session.journal.entries)
-    session.writer.meta("segment", session.segment)
-    session.writer.meta("step", session.state.step)
-    session.writer.meta("hparams", session.hparams())
-    session.writer.meta("layers", session.engine.describe().to_json())
+    session.tell_live()
     log.info("rewound to step %d; left behind: %s", manifest.step, left)
     return full
 
 
-def abandon_off_line(checkpoints: Path, entries: list[Entry]) -> list[str]:
+def abandon_off_line(checkpoints: Path, entries: list[Entry]) -> None:
     """Puts away the checkpoints of branches that were left; what a crash in the middle of a rewind forgot, too."""
     line = index_line(current_line(entries))
 
@@ -127,7 +120,7 @@ def abandon_off_line(checkpoints: Path, entries: list[Entry]) -> list[str]:
         segment = line.get(manifest.segment)
         return segment is None or not segment.decides(manifest.step, manifest.journal_seq)
 
-    return abandon(checkpoints, is_abandoned)
+    abandon(checkpoints, is_abandoned)
 
 
 def _left_behind(session: Session, manifest: Manifest) -> dict[str, Any]:
@@ -144,8 +137,3 @@ def _take_over(state: TrainState, loaded: TrainState) -> None:
     # In place: the recorder and the controls hold this very object.
     for field in dataclasses.fields(TrainState):
         setattr(state, field.name, getattr(loaded, field.name))
-
-
-def _extended(session: Session) -> bool:
-    segments = [entry.doc for entry in session.journal.entries if entry.type == "segment"]
-    return bool(segments and segments[-1].get("extended"))

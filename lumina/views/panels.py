@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from lumina.store.journal import entries_on_line, read_entries
+from lumina.store.journal import Entry, entries_on_line, read_entries
 from lumina.store.layout import RunPaths
 from lumina.store.reader import Row, StoreReader
 
@@ -84,12 +85,26 @@ def marks(paths: RunPaths) -> list[dict[str, Any]]:
     """Interventions that were applied on the current line, oldest first."""
     effects = {row.id: row.doc for row in StoreReader(paths).effects()}
     found = []
-    for entry in entries_on_line(read_entries(paths)):
+    for entry in _in_force(paths):
         if entry.type == "applied" and entry.doc.get("kind") in ("intervene", "approve", "undo"):
             keys = ("kind", "method", "args", "before", "after", "state", "author", "proposal")
             fields = {key: entry.doc.get(key) for key in keys}
             found.append({"id": entry.id, "step": entry.step, **fields, "effect": effects.get(entry.id or "")})
     return found
+
+
+def _in_force(paths: RunPaths) -> list[Entry]:
+    """The journal's entries on the current line; parsed again only when the journal has grown."""
+    try:
+        status = paths.journal.stat()
+    except FileNotFoundError:
+        return []
+    return _parsed(paths, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(paths: RunPaths, _size: int, _mtime_ns: int) -> list[Entry]:
+    return entries_on_line(read_entries(paths))
 
 
 def receipts(paths: RunPaths, limit: int = 20) -> list[dict[str, Any]]:

@@ -10,17 +10,19 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from lumina import interventions
+from lumina.client import Run
 from lumina.config import load_config
 from lumina.launch import create_run
 from lumina_app import cli
-from lumina_app.commands import Commands
-from lumina_app.live import live_routes
+from lumina_app.commands import attempt
+from lumina_app.live import live_routes, run_paths
 
 WITHOUT_TORCH = """
 import sys
@@ -98,10 +100,13 @@ def test_the_form_offers_what_the_catalogue_declares(client: TestClient) -> None
 
 
 def test_a_command_that_cannot_be_sent_is_answered_with_the_reason(runs: Path) -> None:
-    commands = Commands(runs)
-    assert "nothing reads its commands" in commands.control("pause", "first")["reason"]
-    assert "no run" in commands.control("pause", "nobody")["reason"]
-    refused = commands.intervene("first", "adjust_routing_temperature", {"temperature": "99"})
+    def ask(name: str, **message: Any) -> dict[str, Any]:
+        return attempt(lambda: Run(run_paths(runs, name)), message)
+
+    assert "nothing reads its commands" in ask("first", action="pause")["reason"]
+    assert "no run" in ask("nobody", action="pause")["reason"]
+    assert "not a command" in ask("first", action="_send")["reason"]
+    refused = ask("first", action="intervene", method="adjust_routing_temperature", args={"temperature": "99"})
     assert refused == {
         "id": None,
         "kind": "adjust_routing_temperature",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import LENGTH, VOCAB, batch, config, dataset, engine, model, stepped, tokens
+from smallest import LENGTH, VOCAB, batch, config, dataset, engine, model, stepped, tokens
 from torch.overrides import TorchFunctionMode
 
 from lumina.accounting import count_parameters, token_budget

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import observations as see
-from small import trained
+from smallest import trained
 
 DENSE: dict[str, Any] = {"use_moe": False, "use_mod": False}
 EPOCHS = {"auto_epoch_scaling": True, "chinchilla_multiplier": 1.0, "max_auto_epochs": 50}

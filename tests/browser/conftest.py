@@ -2,57 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from small import CHROMIUM_FLAGS, RUN, require_chromium
 
 import lumina
 from lumina.client import Run
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
-)
-SMALL: dict[str, object] = {
-    "num_threads": 1,
-    "batch_size": 2,
-    "corpus_documents": 200,
-    "eval_interval": 20,
-    "eval_sequences": 4,
-    "check_interval": 10,
-    "save_every_n_batches": 500,
-    "proposal_expiry_steps": 5000,
-    "model.vocab_size": 512,
-    "model.max_position_embeddings": 128,
-}
+SMALL: dict[str, object] = {**RUN, "save_every_n_batches": 500, "proposal_expiry_steps": 5000}
 COLLAPSE: dict[str, object] = {"moe.router_init_bias": 6.0, "moe.load_balancing_weight": 0.0}
 
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    if CHROMIUM is None:
-        message = "Chromium is not installed; on Debian: apt-get install chromium"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return CHROMIUM
+    return require_chromium()
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +89,7 @@ def browser(chromium: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        opened = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_FLAGS))
         yield opened
         opened.close()
 
@@ -161,12 +131,3 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         one.page.context.close()
     assert [text for one in watched for text in one.complaints] == []
     assert [url for one in watched for url in one.outside] == []
-
-
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """The first true value of `condition`; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
-    return value

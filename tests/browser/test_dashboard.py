@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import until
 
 import lumina
 from lumina.client import Run
 from lumina.interventions.catalogue import ACTIONS
 
-from .conftest import COLLAPSE, Server, start, until
+from .conftest import COLLAPSE, Server, start
 
 pytestmark = pytest.mark.browser
 

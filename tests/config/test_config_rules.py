@@ -45,8 +45,8 @@ def test_values_that_cannot_work_together_are_refused(overrides: dict[str, Any],
 
 
 def test_rules_of_a_part_that_is_off_do_not_matter() -> None:
-    load_config("debug", {"use_moe": False, "moe_top_k": 9})
-    load_config("debug", {"use_mod": False, "mod_start_layer": 7})
+    assert load_config("debug", {"use_moe": False, "moe_top_k": 9}).moe_layers == ()
+    assert load_config("debug", {"use_mod": False, "mod_start_layer": 7}).mod_layers == ()
 
 
 def away_from_default(info: Any) -> list[Any]:

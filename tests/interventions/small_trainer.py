@@ -56,7 +56,7 @@ def undo(trainer: lumina.Trainer) -> None:
     """Takes the newest intervention back in place."""
     from lumina.train import undo
 
-    undo.revert(trainer._session, trainer._steering.controls, applied(trainer)[-1].doc)
+    undo.revert(trainer._steering.controls, applied(trainer)[-1].doc)
 
 
 def reopened(trainer: lumina.Trainer) -> lumina.Trainer:

@@ -6,25 +6,15 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from small import RUN
 
 import lumina
 from lumina.client import Run
 from lumina.store.lock import holder
 
-SMALL = {
-    "num_threads": 1,
-    "batch_size": 2,
-    "corpus_documents": 200,
-    "eval_interval": 20,
-    "eval_sequences": 4,
-    "save_every_n_batches": 10,
-    "check_interval": 10,
-    "model.vocab_size": 512,
-    "model.max_position_embeddings": 128,
-}
+SMALL = {**RUN, "save_every_n_batches": 10}
 
 
 def begin(directory: Path, name: str, steps: int, **more: object) -> Run:
@@ -50,12 +40,3 @@ def kill(run: Run) -> None:
     os.kill(info.pid, signal.SIGKILL)
     run.wait(10)
     assert run.status()["state"] == "crashed"
-
-
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """The first true value of `condition`; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    return value

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from short_runs import SMALL, begin, final_hash, kill, until, wait_for_step
+from short_runs import SMALL, begin, final_hash, kill, wait_for_step
+from small import until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import lumina

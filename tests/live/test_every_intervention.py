@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from short_runs import begin, until, wait_for_step
+from short_runs import begin, wait_for_step
+from small import until
 
 import lumina
 from lumina.interventions import ACTIONS

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from short_runs import SMALL, begin, final_hash, kill, until, wait_for_step
+from short_runs import SMALL, begin, final_hash, kill, wait_for_step
+from small import until
 
 import lumina
 from lumina import views

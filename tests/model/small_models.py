@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from small import SHAPE
 from torch import Tensor
 
 from lumina.config import load_config
@@ -15,27 +16,18 @@ from lumina.model.mod import DepthRouter
 from lumina.model.moe import MoE
 
 VOCAB, LENGTH = 60, 32
-SIZE: dict[str, object] = {
-    "model.hidden_size": 32,
-    "model.intermediate_size": 24,
-    "model.num_layers": 2,
-    "model.num_heads": 4,
-    "model.num_kv_heads": 2,
-    "model.max_position_embeddings": 64,
-    "model.initializer_range": 0.2,
-}
 
 
 def model(**changes: object) -> Transformer:
     torch.manual_seed(3)
-    built = Transformer(load_config("debug", {**SIZE, **changes}), VOCAB)
+    built = Transformer(load_config("debug", {**SHAPE, **changes}), VOCAB)
     built.reset()
     return built.train()
 
 
 def engine(**changes: object) -> TorchEngine:
     hardware = detect_cpu()
-    config = load_config("debug", {**SIZE, **changes})
+    config = load_config("debug", {**SHAPE, **changes})
     return TorchEngine(config, VOCAB, hardware, choose_precision("fp32", hardware))
 
 

@@ -6,7 +6,8 @@ import functools
 
 import pytest
 import torch
-from small_models import SIZE, VOCAB, batch, engine
+from small import SHAPE
+from small_models import VOCAB, batch, engine
 
 from lumina.config import load_config
 from lumina.engine.torch_engine import TorchEngine
@@ -48,7 +49,7 @@ def test_a_compiled_model_trains_and_validates_the_same(
 def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
-    config = load_config("debug", {**SIZE, "compile": True})
+    config = load_config("debug", {**SHAPE, "compile": True})
     with pytest.raises(Refusal, match="needs a C\\+\\+ compiler on a CPU, and there is no g\\+\\+") as refused:
         TorchEngine(config, VOCAB, CPU, choose_precision("fp32", CPU))
     assert refused.value.code == "unsupported"

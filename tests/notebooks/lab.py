@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,12 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Locator, Page, sync_playwright
+from small import CHROMIUM_FLAGS
 
-CHROMIUM_FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
-)  # fmt: skip
 OURS = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
 TOKEN = "lumina-test-token"
 # Every cell is on the page, a saved notebook carries its widgets, and nothing asks for news.
@@ -36,11 +31,6 @@ SETTINGS = {
     "@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True},
 }
 START_SECONDS = 60.0
-
-
-def chromium() -> str | None:
-    """Where the browser is, if there is one."""
-    return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @dataclass(frozen=True)

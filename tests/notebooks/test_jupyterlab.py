@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from conftest import quickstart
 from lab import Lab, LabPage, jupyter_lab, lab_page
 from playwright.sync_api import expect
+from small import until
 
 import lumina
 from lumina.client import Run
@@ -20,14 +19,6 @@ from lumina.store.layout import new_id
 pytestmark = pytest.mark.notebook
 COLLAPSE = {"router_init_bias": 6.0, "load_balancing_weight": 0.0, "proposal_expiry_steps": 50_000}
 MARKUP = "<img src=x onerror=alert(1)>"
-
-
-def until(find: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := find()):
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +132,14 @@ def test_zoom_survives_updates(view: LabPage, run: Run) -> None:
 
 
 def test_colours_follow_the_theme(view: LabPage) -> None:
-    for theme, lightness in (("JupyterLab Dark", "dark"), ("JupyterLab Light", "light")):
+    shown = {}
+    for theme in ("JupyterLab Dark", "JupyterLab Light"):
+        before = brightness(view)
         view.command("apputils:change-theme", theme=theme)
-        until(lambda: brightness(view) < 60 if lightness == "dark" else brightness(view) > 200)  # noqa: B023
+        until(lambda: abs(brightness(view) - before) > 100)  # noqa: B023
+        shown[theme] = brightness(view)
+    assert shown["JupyterLab Dark"] < 60
+    assert shown["JupyterLab Light"] > 200
 
 
 def brightness(view: LabPage) -> float:

@@ -6,16 +6,15 @@ import gc
 import json
 import subprocess
 import sys
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import comm
 import pytest
-from conftest import SMALL
 from ipywidgets.widgets import widget
+from small import RUN, until
 
 import lumina
 from lumina.client import Run
@@ -49,19 +48,10 @@ class Listener(Dashboard):
         return [told["doc"] for told in self.told if told["kind"] == "live"]
 
 
-def until(find: Callable[[], Any], seconds: float = 60) -> Any:
-    """What `find` returns as soon as it is something."""
-    deadline = time.monotonic() + seconds
-    while not (found := find()):
-        assert time.monotonic() < deadline, "nothing came"
-        time.sleep(0.02)
-    return found
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """A run that trains until the module is done."""
-    run = lumina.start("debug", name="watched", steps=100_000, directory=tmp_path_factory.mktemp("runs"), **SMALL)
+    run = lumina.start("debug", name="watched", steps=100_000, directory=tmp_path_factory.mktemp("runs"), **RUN)
     until(lambda: (run.status()["step"] or 0) > 1)
     yield run
     run.stop().wait()
@@ -91,6 +81,9 @@ def test_a_second_page_is_told_everything_too(view: Listener) -> None:
     until(lambda: len(view.docs) > 1)
     view.say(kind="hello", page="b")
     until(lambda: sum(doc["full"] for doc in view.docs) == 2)
+    first, second = (doc for doc in view.docs if doc["full"])
+    assert set(second) == set(first)
+    assert len(second["series"]["loss"]["step"]) >= len(first["series"]["loss"]["step"])
 
 
 def test_nothing_is_told_when_no_page_looks(view: Listener) -> None:
@@ -133,7 +126,7 @@ def test_a_refusal_is_shown(view: Listener, message: dict[str, Any], reason: str
 
 
 def test_a_click_on_a_run_that_has_ended_is_refused(tmp_path: Path) -> None:
-    with lumina.Trainer("debug", name="short", steps=2, directory=tmp_path, **SMALL) as trainer:
+    with lumina.Trainer("debug", name="short", steps=2, directory=tmp_path, **RUN) as trainer:
         trainer.train()
     view = Listener("short", tmp_path)
     assert "is finished" in view.click("pause")["refusal"]
@@ -141,7 +134,7 @@ def test_a_click_on_a_run_that_has_ended_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    with lumina.Trainer("debug", name="short", steps=2, directory=tmp_path, **SMALL) as trainer:
+    with lumina.Trainer("debug", name="short", steps=2, directory=tmp_path, **RUN) as trainer:
         trainer.train()
     view = Listener("short", tmp_path)
     view.run.paths.database.write_bytes(b"no database" * 1000)

@@ -5,7 +5,7 @@ It knows which panel stands where and which control calls which command; it must
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -14,13 +14,18 @@ import gradio as gr
 from fastapi import FastAPI
 from gradio.themes import LocalFont
 
-from lumina.client import list_runs
+from lumina.client import Run, list_runs
 from lumina.interventions import Declaration, catalogue
-from lumina_app.commands import Commands
+from lumina_app.commands import CONTROLS, attempt
+from lumina_app.live import run_paths
 from lumina_app.panels import Panel
 
 # A link, not Gradio's `css`, which would rewrite every selector.
 _HEAD: Final = '<link rel="stylesheet" href="/lumina/static/lumina.css">'
+Ask = Callable[[str | None, Mapping[str, Any]], dict[str, Any]]
+"""(run, message) → the receipt as far as it is known; see `lumina_app.commands`."""
+
+_LABELS: Final = {"pause": "Pause", "unpause": "Resume", "checkpoint": "Checkpoint", "stop": "Stop"}
 _LIVE: Final = ("running", "paused", "starting", "stopping")
 _SELECT: Final = "async (name) => { (await import('/lumina/static/store.js')).selectRun(name); }"
 _SENT: Final = "async (receipt) => { (await import('/lumina/static/store.js')).commandSent(receipt); }"
@@ -44,22 +49,23 @@ def mount(app: FastAPI, directory: Path) -> FastAPI:
 
 def build(directory: Path) -> gr.Blocks:
     """The Gradio page, without a server."""
-    commands = Commands(directory)
+
+    def ask(run: str | None, message: Mapping[str, Any]) -> dict[str, Any]:
+        return attempt(lambda: Run(run_paths(directory, run or ""), via="dashboard"), message)
+
     with gr.Blocks(title="Lumina", analytics_enabled=False, fill_width=True) as page:
         # What was sent last, for the scripts: it shows as queued until the trainer answers.
         sent = gr.JSON(visible=False)
-        run = _header(page, directory, commands, sent)
+        run = _header(page, directory, ask, sent)
         Panel("notice")
         Panel("kpis")
         with gr.Row(elem_id="lm-main"):
             with gr.Column(scale=7, min_width=460, elem_id="lm-charts"):
                 _charts()
             with gr.Column(scale=3, min_width=330, elem_id="lm-side"):
-                approval = Panel("approval", ["decide"])
-                _announce(approval.decide, _with_data(commands.decide), None, sent)
-                _manual(commands, run, sent)
-                receipts = Panel("receipts", ["undo"])
-                _announce(receipts.undo, _with_data(commands.undo), None, sent)
+                _announce(Panel("approval", ["command"]).command, _of_panel(ask), None, sent)
+                _manual(ask, run, sent)
+                _announce(Panel("receipts", ["command"]).command, _of_panel(ask), None, sent)
                 Panel("budget")
                 Panel("events")
     return page
@@ -75,7 +81,7 @@ def _charts() -> None:
     Panel("entropy")
 
 
-def _header(page: gr.Blocks, directory: Path, commands: Commands, sent: gr.JSON) -> gr.Dropdown:
+def _header(page: gr.Blocks, directory: Path, ask: Ask, sent: gr.JSON) -> gr.Dropdown:
     with gr.Row(elem_id="lm-head", equal_height=True):
         Panel("brand", elem_id="lm-brand")
         run = gr.Dropdown(
@@ -83,14 +89,9 @@ def _header(page: gr.Blocks, directory: Path, commands: Commands, sent: gr.JSON)
             min_width=190, interactive=True,
         )  # fmt: skip
         state = Panel("state", ["runs_changed"], elem_id="lm-state")
-        for kind, label in (
-            ("pause", "Pause"),
-            ("unpause", "Resume"),
-            ("checkpoint", "Checkpoint"),
-            ("stop", "Stop"),
-        ):
-            button = gr.Button(label, size="sm", elem_id=f"lm-{kind}", scale=0, min_width=76)
-            _announce(button.click, partial(commands.control, kind), run, sent)
+        for action in CONTROLS:
+            button = gr.Button(_LABELS[action], size="sm", elem_id=f"lm-{action}", scale=0, min_width=76)
+            _announce(button.click, partial(ask, message={"action": action}), run, sent)
     run.change(None, run, None, js=_SELECT)
     page.load(_first_choice(directory), None, run, show_progress="hidden")
     state.runs_changed(partial(_choices, directory), run, run, show_progress="hidden")
@@ -104,23 +105,24 @@ def _announce(listen: Any, send: Any, inputs: Any, sent: gr.JSON) -> None:
     done.success(None, sent, None, js=_SENT, show_progress="hidden")
 
 
-def _with_data(command: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[gr.EventData], dict[str, Any]]:
+def _of_panel(ask: Ask) -> Callable[[gr.EventData], dict[str, Any]]:
     # Not a partial or a lambda: Gradio looks for the annotation.
     def send(event: gr.EventData) -> dict[str, Any]:
-        return command(event._data or {})
+        message = event._data or {}
+        return ask(message.get("run"), message)
 
     return send
 
 
-def _manual(commands: Commands, run: gr.Dropdown, sent: gr.JSON) -> None:
+def _manual(ask: Ask, run: gr.Dropdown, sent: gr.JSON) -> None:
     """A form for every action of the catalogue; the chosen one shows."""
-    actions = [entry for entry in catalogue().values() if entry.kind == "action" and entry.available]
+    actions = [entry for entry in catalogue().values() if entry.kind == "action"]
     methods = [action.method for action in actions]
     with gr.Accordion("Trigger an intervention by hand", open=False, elem_id="lm-manual"):
         method = gr.Dropdown(
             methods, value=methods[0], label="Intervention", show_label=False, container=False, elem_id="lm-method"
         )
-        forms = [_form(action, commands, run, sent, visible=action is actions[0]) for action in actions]
+        forms = [_form(action, ask, run, sent, visible=action is actions[0]) for action in actions]
     method.change(
         lambda chosen: [gr.Column(visible=name == chosen) for name in methods],
         method,
@@ -130,7 +132,7 @@ def _manual(commands: Commands, run: gr.Dropdown, sent: gr.JSON) -> None:
     )
 
 
-def _form(action: Declaration, commands: Commands, run: gr.Dropdown, sent: gr.JSON, *, visible: bool) -> gr.Column:
+def _form(action: Declaration, ask: Ask, run: gr.Dropdown, sent: gr.JSON, *, visible: bool) -> gr.Column:
     names = [arg.name for arg in action.args]
     with gr.Column(visible=visible, elem_classes="lm-form") as form:
         gr.Markdown(" ".join(action.doc.split()))
@@ -149,7 +151,9 @@ def _form(action: Declaration, commands: Commands, run: gr.Dropdown, sent: gr.JS
         button = gr.Button("Apply at the next step", size="sm", elem_id=f"lm-trigger-{action.method}")
 
     def trigger(chosen: str | None, *values: str) -> dict[str, Any]:
-        return commands.intervene(chosen, action.method, dict(zip(names, values, strict=True)))
+        # An empty field takes the default, or is missed by name.
+        args = {name: value for name, value in zip(names, values, strict=True) if value.strip()}
+        return ask(chosen, {"action": "intervene", "method": action.method, "args": args})
 
     _announce(button.click, trigger, [run, *fields], sent)
     return form

@@ -118,7 +118,7 @@ export function mount(element, { trigger }) {
     return put(element, proposal ? card(proposal, state.doc.queue.open.length) : quiet(state.doc));
   };
   const send = (proposal, decision) => {
-    trigger("decide", { run: state.run, id: proposal.id, ...decision });
+    trigger("command", { run: state.run, proposal: proposal.id, ...decision });
     reading();
     Object.assign(doing, { clicked: proposal.id, until: Date.now() + CLICK_MS });
     draw();
@@ -141,7 +141,7 @@ export function mount(element, { trigger }) {
   const actions = {
     approve: (proposal) => send(proposal, { action: "approve", args: {} }),
     apply: approve,
-    refuse: (proposal) => send(proposal, { action: "reject", why: element.querySelector("input[name=why]").value }),
+    refuse: (proposal) => send(proposal, { action: "reject", args: { why: element.querySelector("input[name=why]").value } }),
     edit: (proposal) => begin("edit", proposal, "dl input"),
     reject: (proposal) => begin("reject", proposal, "input[name=why]"),
     read: () => {

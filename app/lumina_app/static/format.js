@@ -50,4 +50,4 @@ export function duration(seconds) {
 }
 
 /** {temperature: 1.4} → "temperature 1.4". */
-export const args = (values) => Object.entries(values ?? {}).map(([name, value]) => `${name} ${plain(value)}`).join(", ");
+export const words = (values) => Object.entries(values ?? {}).map(([name, value]) => `${name} ${plain(value)}`).join(", ");

@@ -1,6 +1,6 @@
 // Loss over steps, with a mark wherever an intervention was applied.
 
-import { args } from "/lumina/static/format.js";
+import { words } from "/lumina/static/format.js";
 import { escapeText, html, put } from "/lumina/static/html.js";
 import { axis, colours, draw, isNarrow, legend } from "/lumina/static/plot.js";
 import { horizonOf, rangeOf, smooth } from "/lumina/static/series.js";
@@ -13,7 +13,7 @@ const isEmergency = (mark) => mark.method.startsWith("emergency") || mark.method
 function markText(mark) {
   const effect = typeof mark.effect === "object" && mark.effect !== null ? mark.effect.summary ?? mark.effect.state : mark.effect;
   const by = mark.author?.name ? ` · ${mark.author.name}` : "";
-  return `<b>${escapeText(mark.method)}</b> ${escapeText(args(mark.args))}<br>${escapeText(mark.state ?? "")}${escapeText(by)}<br>` +
+  return `<b>${escapeText(mark.method)}</b> ${escapeText(words(mark.args))}<br>${escapeText(mark.state ?? "")}${escapeText(by)}<br>` +
     `effect: ${escapeText(effect || "pending")}`;
 }
 

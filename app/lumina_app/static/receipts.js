@@ -1,6 +1,6 @@
 // The trainer's answers to commands: what was asked, and the values read back from the live model.
 
-import { args, integer, plain } from "/lumina/static/format.js";
+import { integer, plain, words } from "/lumina/static/format.js";
 import { html, put } from "/lumina/static/html.js";
 import { LIVE_STATES, receipts, state, subscribe } from "/lumina/static/store.js";
 
@@ -23,7 +23,7 @@ function canUndo(receipt) {
 }
 
 function line(receipt) {
-  const what = receipt.kind === "undo" ? `undo ${receipt.method ?? ""}` : receipt.method ? `${receipt.method} ${args(receipt.args)}` : receipt.kind;
+  const what = receipt.kind === "undo" ? `undo ${receipt.method ?? ""}` : receipt.method ? `${receipt.method} ${words(receipt.args)}` : receipt.kind;
   const read = receipt.reason ?? change(receipt);
   const step = receipt.step === null || receipt.step === undefined ? "" : integer(receipt.step);
   return html`<li data-state="${receipt.state}" data-receipt="${receipt.id}"><span>${step}</span>
@@ -34,7 +34,7 @@ function line(receipt) {
 export function mount(element, { trigger }) {
   element.addEventListener("click", (event) => {
     const receipt = event.target.closest("button[data-undo]")?.dataset.undo;
-    if (receipt) trigger("undo", { run: state.run, receipt });
+    if (receipt) trigger("command", { run: state.run, action: "undo", receipt });
   });
   subscribe(element, () => {
     const listed = receipts().slice(0, SHOWN);

@@ -1,5 +1,5 @@
-// The drawings of the notebook's view: loss with its marks, expert load, depth. Python puts this text before
-// `widget.js`, since a widget's module is one string; it must not know of messages, buttons or Python.
+// The drawings of the notebook's view: loss with its marks, expert load, depth. Python joins `format.js`, `series.js`,
+// this text and `widget.js`, since a widget's module is one string; it must not know of messages, buttons or Python.
 
 const NS = "http://www.w3.org/2000/svg";
 
@@ -23,56 +23,6 @@ function card(parent, title, note, kind) {
   const name = add(head, "b", {}, title);
   const small = add(head, "small", {}, note);
   return { box, head, name, small, body: add(box, "div", { class: "lw-body" }) };
-}
-
-// Numbers as a person reads them
-
-const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
-const integer = (value) => (isNumber(value) ? Math.round(value).toLocaleString("en") : "–");
-const percent = (share, digits = 1) => (isNumber(share) ? `${(100 * share).toFixed(digits)}%` : "–");
-const words = (values) => Object.entries(values ?? {}).map(([name, value]) => `${name} ${plain(value)}`).join(", ");
-
-function number(value, digits = 3) {
-  if (!isNumber(value)) return "–";
-  const size = Math.abs(value);
-  if (size >= 1e9) return `${(value / 1e9).toFixed(2)}B`;
-  if (size >= 1e6) return `${(value / 1e6).toFixed(2)}M`;
-  if (size >= 1e4) return `${(value / 1e3).toFixed(1)}k`;
-  if (size > 0 && size < 10 ** -digits) return value.toExponential(1);
-  return value.toFixed(digits);
-}
-
-function plain(value) {
-  if (isNumber(value)) return Number.isInteger(value) ? integer(value) : String(Number(value.toPrecision(4)));
-  return typeof value === "string" ? value : JSON.stringify(value) ?? "–";
-}
-
-function duration(seconds) {
-  if (!isNumber(seconds)) return "–";
-  if (seconds < 100) return `${Math.round(seconds)} s`;
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
-  return seconds < 172800 ? `${(seconds / 3600).toFixed(1)} h` : `${(seconds / 86400).toFixed(1)} d`;
-}
-
-// Series {step, value}; null marks a value that was not finite
-
-/** How many steps the smooth curve looks back: about a fiftieth of the run, in round numbers. */
-function horizonOf({ step }) {
-  const span = step.length ? step.at(-1) - step[0] : 0;
-  return [5, 10, 20, 50, 100, 200, 500, 1000].find((horizon) => horizon * 50 >= span) ?? 2000;
-}
-
-/** Exponential mean, weighted by the distance in steps: a thinned series gives the same curve as a full one. */
-function smooth({ step, value }, horizon) {
-  let mean = null;
-  let last = null;
-  return value.map((v, i) => {
-    if (v === null) return null;
-    const keep = mean === null ? 0 : Math.exp(-(step[i] - last) / horizon);
-    mean = keep * (mean ?? 0) + (1 - keep) * v;
-    last = step[i];
-    return mean;
-  });
 }
 
 function ticks(low, high, count) {

@@ -50,6 +50,7 @@ class RouterCollapse:
     """One finding for all collapsed layers, because the temperature is one value for all routers."""
 
     def find(self, signals: Signals, facts: RunFacts, hparams: Mapping[str, float]) -> Sequence[Finding]:
+        """A higher temperature, where the median entropy of a full window is below the threshold; else nothing."""
         if not signals.full or not signals.layers:
             return ()
         seen = [_look(signals, facts, layer) for layer in signals.layers]

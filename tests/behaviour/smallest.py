@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from small import SHAPE
 
 import lumina
 from lumina.config import Config, load_config
@@ -29,14 +30,8 @@ from lumina.store.reader import StoreReader
 
 VOCAB, LENGTH = 256, 32
 SIZE: dict[str, Any] = {
-    "model.hidden_size": 32,
-    "model.intermediate_size": 24,
-    "model.num_layers": 2,
-    "model.num_heads": 4,
-    "model.num_kv_heads": 2,
-    "model.max_position_embeddings": 64,
+    **SHAPE,
     "model.vocab_size": 300,
-    "model.initializer_range": 0.2,
     "moe.num_experts": 4,
     "training.sequence_length": LENGTH,
     "training.batch_size": 2,
