@@ -115,5 +115,5 @@ def abandon(root: Path, is_abandoned: Callable[[Manifest], bool]) -> None:
     for folder, manifest in list_checkpoints(root):
         if is_abandoned(manifest):
             target = root / "abandoned" / manifest.segment / folder.name
-            target.parent.mkdir(parents=True, exist_ok=True)
+            atomic.make_folder(target.parent)
             atomic.rename_new(folder, target)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from lumina.checkpoint.load import best_first, list_checkpoints
+from lumina.store import atomic
 
 
 def prune(root: Path, limit: int) -> list[Path]:
@@ -16,5 +16,5 @@ def prune(root: Path, limit: int) -> list[Path]:
     keep = {path for path, _ in [*found[-1:], *ranked[:limit]]}
     removed = [path for path, _ in found if path not in keep]
     for path in removed:
-        shutil.rmtree(path)
+        atomic.remove_tree(path)
     return removed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,10 +22,11 @@ def save_checkpoint(root: Path, step: int, state: CanonicalState, *, reason: str
 
     Temporary folder, each file fsynced, manifest last, folder renamed, parent fsynced. Raises `OSError`.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(root)
     folder = root / f".writing_step_{step}"
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed save left behind
-    folder.mkdir()
+    if folder.exists():  # what a killed save left behind
+        atomic.remove_tree(folder)
+    atomic.make_folder(folder)
     moments = {f"exp_avg.{name}": tensor for name, tensor in state.exp_avg.items()}
     moments.update({f"exp_avg_sq.{name}": tensor for name, tensor in state.exp_avg_sq.items()})
     tensors = {f"params.{name}": tensor for name, tensor in state.params.items()}

@@ -6,22 +6,44 @@ It is the one seam where tests inject faults; it must not know what the bytes me
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final, NamedTuple
 
 FaultHook = Callable[[str, Path], None]
 
+OPERATIONS: Final = (
+    "mkdir", "create", "write", "append", "truncate", "fsync", "rename", "link", "unlink", "rmtree", "fsync_dir",
+)  # fmt: skip
+
+
+class Operation(NamedTuple):
+    """One change of the disk: `data` is what write and append add, `source` where rename and link take from.
+
+    A truncate includes its fsync.
+    """
+
+    kind: str
+    path: Path
+    data: bytes = b""
+    source: Path | None = None
+    length: int = 0
+
+
 fault_hook: FaultHook | None = None
-"""Called with (operation, path) *before* each operation; a test may raise an OSError in it or kill the process.
+"""Called with (kind, path) *before* each operation; a test may raise an OSError in it or kill the process."""
 
-Operations: create write fsync rename link append truncate unlink fsync_dir.
-"""
+recorder: Callable[[Operation], None] | None = None
+"""Told each operation that no fault prevented; a test rebuilds from it what a power cut may leave."""
 
 
-def _fault(operation: str, path: Path) -> None:
+def _fault(operation: str, path: Path, *, data: bytes = b"", source: Path | None = None, length: int = 0) -> None:
     if fault_hook is not None:
         fault_hook(operation, path)
+    if recorder is not None:
+        recorder(Operation(operation, path, data, source, length))
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -45,7 +67,7 @@ def create_file(path: Path, data: bytes) -> None:
     """As `write_file`, but raise `FileExistsError` if `path` exists; the check and the creation are one operation."""
     temporary = _write_temporary(path, data)
     try:
-        _fault("link", path)
+        _fault("link", path, source=temporary)
         os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -59,7 +81,7 @@ def _write_temporary(path: Path, data: bytes) -> Path:
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         try:
-            _fault("write", temporary)
+            _fault("write", temporary, data=data)
             write_all(fd, data)
             _fault("fsync", temporary)
             os.fsync(fd)
@@ -71,9 +93,24 @@ def _write_temporary(path: Path, data: bytes) -> Path:
     return temporary
 
 
+def open_append(path: Path) -> int:
+    """A descriptor of the file `path` for reading and appending; a new file's name is durable."""
+    fresh = not path.exists()
+    if fresh:
+        _fault("create", path)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    if fresh:
+        try:
+            fsync_dir(path.parent)
+        except OSError:
+            os.close(fd)
+            raise
+    return fd
+
+
 def append(fd: int, path: Path, data: bytes) -> None:
     """Append `data` to the open file `path` and fsync it; when this returns the data is durable."""
-    _fault("append", path)
+    _fault("append", path, data=data)
     write_all(fd, data)
     _fault("fsync", path)
     os.fsync(fd)
@@ -81,14 +118,14 @@ def append(fd: int, path: Path, data: bytes) -> None:
 
 def truncate(fd: int, path: Path, length: int) -> None:
     """Cut the open file `path` to `length` bytes, durably."""
-    _fault("truncate", path)
+    _fault("truncate", path, length=length)
     os.ftruncate(fd, length)
     os.fsync(fd)
 
 
 def replace(source: Path, target: Path) -> None:
     """Rename the file `source` over `target` and fsync the folder."""
-    _fault("rename", target)
+    _fault("rename", target, source=source)
     os.replace(source, target)
     fsync_dir(target.parent)
 
@@ -101,9 +138,43 @@ def rename_new(source: Path, target: Path) -> None:
     """
     if os.path.lexists(target):
         raise FileExistsError(f"{target} exists")
-    _fault("rename", target)
+    _fault("rename", target, source=source)
     os.rename(source, target)
     fsync_dir(target.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename the file `source`, whatever kind it is, to `target`; not made durable."""
+    _fault("rename", target, source=source)
+    os.rename(source, target)
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder `path` and those above it where they are missing, durably."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        _fault("mkdir", folder)
+        folder.mkdir(exist_ok=True)
+        fsync_dir(folder.parent)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder at once for all who pass over names with a leading dot, and what is in it afterwards."""
+    hidden = folder.with_name(f".{uuid.uuid4().hex}.removed")
+    _fault("rename", hidden, source=folder)
+    os.rename(folder, hidden)
+    fsync_dir(folder.parent)
+    _fault("rmtree", hidden)
+    shutil.rmtree(hidden)
+
+
+def sweep(folder: Path) -> None:
+    """Clear away what writes and removals that were cut off left in `folder`; for its only writer."""
+    for left in folder.glob(".*.tmp"):
+        unlink(left)
+    for left in folder.glob(".*.removed"):
+        _fault("rmtree", left)
+        shutil.rmtree(left)
 
 
 def unlink(path: Path) -> None:

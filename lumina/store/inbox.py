@@ -96,7 +96,7 @@ def send(paths: RunPaths, command: Command) -> Path:
     data = command.to_json()
     if len(data) > MAX_COMMAND_BYTES:
         raise Refusal("bad_argument", f"the command has {len(data)} bytes; {MAX_COMMAND_BYTES} are allowed")
-    paths.inbox.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(paths.inbox)
     path = paths.inbox / f"{command.id}.json"
     atomic.create_file(path, data)
     return path
@@ -159,7 +159,7 @@ class Inbox:
         """Publish the receipt, then remove the command. The journal must hold the receipt already."""
         if not is_id(command_id):
             raise ValueError(f"{command_id!r} is not a command id")
-        self._paths.done.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(self._paths.done)
         data = orjson.dumps(dict(receipt), option=orjson.OPT_SERIALIZE_NUMPY)
         atomic.write_file(self._paths.done / f"{command_id}.json", data)
         atomic.unlink(self._paths.inbox / f"{command_id}.json")
@@ -212,11 +212,11 @@ class Inbox:
     def _put_away(self, name: str, reason: str) -> None:
         safe = _UNSAFE.sub("_", name)[:100]
         try:
-            self._paths.quarantine.mkdir(parents=True, exist_ok=True)
+            atomic.make_folder(self._paths.quarantine)
             target = self._paths.quarantine / safe
             if os.path.lexists(target):
                 target = self._paths.quarantine / f"{time.time_ns()}-{safe}"
-            os.rename(self._paths.inbox / name, target)
+            atomic.move(self._paths.inbox / name, target)
             note = orjson.dumps({"v": 1, "file": safe, "reason": reason, "at": time.time()})
             atomic.write_file(target.with_name(target.name + ".reason.json"), note)
         except OSError as error:

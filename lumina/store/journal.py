@@ -125,14 +125,11 @@ class Journal:
     @classmethod
     def open(cls, paths: RunPaths) -> Journal:
         """Open or create the journal; cuts off a torn last line, refuses one that is damaged elsewhere."""
-        fresh = not paths.journal.exists()
-        fd = os.open(paths.journal, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        fd = atomic.open_append(paths.journal)
         try:
             parsed = _parse(paths.journal.read_bytes(), str(paths.journal))
             if parsed.torn_bytes:
                 atomic.truncate(fd, paths.journal, parsed.good_bytes)
-            if fresh:
-                atomic.fsync_dir(paths.journal.parent)
         except (OSError, Refusal):
             os.close(fd)
             raise

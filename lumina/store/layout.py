@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from lumina.store import atomic
 from lumina.store.errors import Refusal
 
 _RUN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -79,7 +80,7 @@ class RunPaths:
     def make_folders(self) -> None:
         """Create every folder of a run that does not exist yet."""
         for folder in (self.done, self.quarantine, self.log.parent, self.metrics, self.tensorboard, self.checkpoints):
-            folder.mkdir(parents=True, exist_ok=True)
+            atomic.make_folder(folder)
 
     def exists(self) -> bool:
         """Whether the folder holds a run."""

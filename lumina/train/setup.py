@@ -20,6 +20,7 @@ from lumina.data import Dataset, Loader, prepare
 from lumina.engine.torch_engine import TorchEngine
 from lumina.hardware import Hardware, PrecisionChoice, choose_precision, choose_threads, detect
 from lumina.orchestrator import Orchestrator, RunFacts
+from lumina.store import atomic
 from lumina.store.errors import Refusal
 from lumina.store.inbox import Inbox
 from lumina.store.journal import Entry, Journal, entries_on_line
@@ -54,6 +55,8 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     inbox = Inbox(paths)
     dataset = prepare(config, progress=Progress(writer, interrupts, inbox))
     engine = TorchEngine(config, dataset.vocab_size, hardware, precision)
+    for folder in (paths.root, paths.done, paths.checkpoints):
+        atomic.sweep(folder)
     journal = Journal.open(paths)
     history = list(journal.entries)
     abandon_off_line(paths.checkpoints, history)  # what a crash in the middle of a rewind left

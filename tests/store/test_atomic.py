@@ -99,3 +99,39 @@ def test_a_long_write_is_not_cut_short(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "write", lambda fd, data: whole(fd, bytes(data[:7])))
     atomic.write_file(tmp_path / "data", bytes(range(100)))
     assert (tmp_path / "data").read_bytes() == bytes(range(100))
+
+
+def test_a_folder_is_removed_whole_for_whoever_lists_names(tmp_path: Path, fail_at: Callable[[str], None]) -> None:
+    target = tmp_path / "checkpoint_step_1"
+    target.mkdir()
+    (target / "manifest.json").write_bytes(b"{}")
+    fail_at("rmtree")
+    with pytest.raises(OSError, match="No space left"):
+        atomic.remove_tree(target)
+    assert not target.exists()
+    assert all(name.startswith(".") for name in names(tmp_path))
+    atomic.fault_hook = None
+    atomic.sweep(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_what_a_killed_write_left_is_swept_away(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "config.yaml"), "rename"], check=False)
+    assert len(names(tmp_path)) == 1
+    atomic.sweep(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_every_operation_is_told_with_what_it_needs_to_be_repeated(tmp_path: Path) -> None:
+    told: list[atomic.Operation] = []
+    atomic.recorder = told.append
+    try:
+        atomic.make_folder(tmp_path / "a" / "b")
+        atomic.write_file(tmp_path / "a" / "b" / "file", b"content")
+    finally:
+        atomic.recorder = None
+    kinds = ["mkdir", "fsync_dir", "mkdir", "fsync_dir", "create", "write", "fsync", "rename", "fsync_dir"]
+    assert [operation.kind for operation in told] == kinds
+    assert told[5].data == b"content"
+    assert told[7].source == told[5].path
+    assert set(kinds) < set(atomic.OPERATIONS)
