@@ -14,10 +14,19 @@ from lumina.checkpoint import CanonicalState
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Token ids [sequences, tokens], and the next token of each position, or -100 where no loss is taken."""
+    """Token ids [sequences, tokens], and the next token of each position, or -100 where no loss is taken.
+
+    `documents` numbers the documents of each sequence from 0 on, where they must not see each other; -1 is padding.
+    """
 
     tokens: NDArray[np.integer[Any]]
     labels: NDArray[np.integer[Any]]
+    documents: NDArray[np.integer[Any]] | None = None
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens that are no padding."""
+        return self.tokens.size if self.documents is None else int((self.documents >= 0).sum())
 
 
 @dataclass(frozen=True)

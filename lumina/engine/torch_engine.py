@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lumina.checkpoint import CanonicalState
@@ -106,7 +108,7 @@ class TorchEngine:
             accuracy=values.correct / max(1, labels),
             grad_norm=values.grad_norm,
             learning_rate=learning_rate,
-            tokens=sum(batch.tokens.size for batch in microbatches),
+            tokens=sum(batch.real_tokens for batch in microbatches),
             skipped=skipped,
             series=values.series,
             arrays=values.arrays,
@@ -141,10 +143,12 @@ class TorchEngine:
             sums.append((float(output.loss_sum), int(output.correct), int(output.tokens)))
         return EvalStats(sums[0][0], sums[-1][0], sums[0][1], sums[0][2])
 
-    def _tensors(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        tokens = torch.from_numpy(np.ascontiguousarray(batch.tokens, dtype=np.int64))
-        labels = torch.from_numpy(np.ascontiguousarray(batch.labels, dtype=np.int64))
-        return tokens.to(self.device), labels.to(self.device)
+    def _tensors(self, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+        documents = None if batch.documents is None else self._on_device(batch.documents)
+        return self._on_device(batch.tokens), self._on_device(batch.labels), documents
+
+    def _on_device(self, array: NDArray[np.integer[Any]]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self.device)
 
     def _follow(self, values: StepValues, figures: StepFigures) -> None:
         """What the next steps depend on beside the weights: running loads, choice biases, and the collapse guard."""

@@ -58,8 +58,17 @@ def rotate(x_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x_BHTd * cos + torch.cat((-second, first), dim=-1) * sin).to(x_BHTd.dtype)
 
 
+def positions_of(document_BT: Tensor) -> Tensor:
+    """Place of each token in its document; `document_BT` numbers the documents of a row, -1 is padding behind them."""
+    place_T = torch.arange(document_BT.shape[1], device=document_BT.device)
+    first_BT = torch.ones_like(document_BT, dtype=torch.bool)
+    first_BT[:, 1:] = document_BT[:, 1:] != document_BT[:, :-1]
+    return place_T - (place_T * first_BT).cummax(dim=1).values
+
+
 class Attention(nn.Module):
-    """Causal grouped-query attention. Tokens come in the order of their positions, so causal is lower-triangular."""
+    """Causal grouped-query attention. Tokens come in the order of their positions, so causal is lower-triangular; with
+    `document_BT` a token sees its own document only, as if that were alone."""
 
     def __init__(self, hidden: int, heads: int, kv_heads: int, fused: bool) -> None:
         super().__init__()
@@ -69,25 +78,39 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(hidden, kv_heads * self.head_dim, bias=False)
         self.o_proj = nn.Linear(heads * self.head_dim, hidden, bias=False)
 
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, document_BT: Tensor | None = None) -> Tensor:
         B, T, _ = x_BTD.shape
         q = rotate(self.q_proj(x_BTD).view(B, T, self.heads, -1).transpose(1, 2), cos, sin)
         k = rotate(self.k_proj(x_BTD).view(B, T, self.kv_heads, -1).transpose(1, 2), cos, sin)
         v = self.v_proj(x_BTD).view(B, T, self.kv_heads, -1).transpose(1, 2)
         if self.fused and (x_BTD.device.type != "cpu" or T > SHORT_SEQUENCE):
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.heads != self.kv_heads)
+            shared = self.heads != self.kv_heads
+            if document_BT is None:
+                y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=shared)
+            else:
+                seen = ~_hidden(T, document_BT, q.device).unsqueeze(1)
+                y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=shared)
         else:
-            y = self._plain(q, k, v)
+            y = self._plain(q, k, v, document_BT)
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
         return out
 
-    def _plain(self, q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor) -> Tensor:
+    def _plain(self, q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, document_BT: Tensor | None = None) -> Tensor:
         B, H, T, d = q_BHTd.shape
         q = (q_BHTd * (1.0 / math.sqrt(d))).view(B, self.kv_heads, H // self.kv_heads, T, d)
         score = q @ k_BGTd.unsqueeze(2).transpose(-1, -2)
-        future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
-        weight = score.masked_fill(future, float("-inf")).softmax(-1, dtype=torch.float32).to(v_BGTd.dtype)
+        hidden = _hidden(T, document_BT, q.device)
+        hidden = hidden if document_BT is None else hidden.view(B, 1, 1, T, T)
+        weight = score.masked_fill(hidden, float("-inf")).softmax(-1, dtype=torch.float32).to(v_BGTd.dtype)
         return (weight @ v_BGTd.unsqueeze(2)).view(B, H, T, d)
+
+
+def _hidden(T: int, document_BT: Tensor | None, device: torch.device) -> Tensor:
+    """True where a token (row) must not look (column): later ones [T, T], and with documents other ones [B, T, T]."""
+    future_TT = torch.ones(T, T, dtype=torch.bool, device=device).triu(1)
+    if document_BT is None:
+        return future_TT
+    return future_TT | (document_BT.unsqueeze(2) != document_BT.unsqueeze(1))
 
 
 class SwiGLU(nn.Module):

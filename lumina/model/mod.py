@@ -58,34 +58,49 @@ class DepthRouter(nn.Module):
             nn.init.normal_(self.score, std=std)
             nn.init.normal_(self.predictor, std=std)
 
-    def forward(self, x_BTD: Tensor, body: Body) -> tuple[Tensor, ModStats]:
-        """x plus what `body` adds to the chosen tokens, and what was chosen."""
+    def forward(self, x_BTD: Tensor, body: Body, real_BT: Tensor | None = None) -> tuple[Tensor, ModStats]:
+        """x plus what `body` adds to the chosen tokens, and what was chosen; where `real_BT` is False is padding, which
+        is never chosen and does not count in a sequence's share."""
         if self.kind == "learned":
-            return self._learned(x_BTD, body)
+            return self._learned(x_BTD, body, real_BT)
         mask_BT = self._fixed(x_BTD.shape[0], x_BTD.shape[1], x_BTD.device)
+        mask_BT = mask_BT if real_BT is None else mask_BT & real_BT
         zero, one = torch.zeros((), device=x_BTD.device), torch.ones((), device=x_BTD.device)
         stats = ModStats(mask_BT, mask_BT.sum().float(), mask_BT.numel(), one, zero, zero)
         width = int(mask_BT.sum(1).max()) if self.kind == "random" and not self.training else self._count(x_BTD)
         return self._through(x_BTD, mask_BT, None, width, body), stats
 
-    def _learned(self, x_BTD: Tensor, body: Body) -> tuple[Tensor, ModStats]:
+    def _learned(self, x_BTD: Tensor, body: Body, real_BT: Tensor | None) -> tuple[Tensor, ModStats]:
         opened, count = self.layer in self.knobs.opened and self.training, self._count(x_BTD)
         with torch.autocast(x_BTD.device.type, enabled=False):
             unit_BTD = unit_rms(x_BTD, self.eps)
             score_BT = unit_BTD @ self.score.float()
             likely_BT = unit_BTD.detach() @ self.predictor.float()
             gate_BT = 2.0 * torch.sigmoid(score_BT / self.knobs.mod_routing_temperature)
-        top_BT = top_mask(score_BT.detach(), count)
-        predictor_loss = F.binary_cross_entropy_with_logits(likely_BT, top_BT.float())
-        agreement = ((likely_BT.detach() > 0) == top_BT).float().mean()
+        top_BT = self._highest(score_BT.detach(), count, real_BT)
+        missed_BT = F.binary_cross_entropy_with_logits(likely_BT, top_BT.float(), reduction="none")
+        predictor_loss = _mean(missed_BT, real_BT)
+        agreement = _mean(((likely_BT.detach() > 0) == top_BT).float(), real_BT)
         mask_BT, width = (top_BT, count) if self.training or self.by_topk else (likely_BT > 0, -1)
+        mask_BT = mask_BT if real_BT is None else mask_BT & real_BT
         true_gate = (gate_BT.detach() * mask_BT).sum() / mask_BT.sum().clamp(min=1)
         if opened:
-            mask_BT, width = torch.ones_like(mask_BT), x_BTD.shape[1]
+            mask_BT = torch.ones_like(mask_BT) if real_BT is None else real_BT
+            width = x_BTD.shape[1]
             gate_BT = 1.0 + gate_BT - gate_BT.detach()
         stats = ModStats(mask_BT, mask_BT.sum().float(), mask_BT.numel(), true_gate, agreement, predictor_loss)
         width = int(mask_BT.sum(1).max()) if width < 0 else width
         return self._through(x_BTD, mask_BT, gate_BT, width, body), stats
+
+    def _highest(self, score_BT: Tensor, count: int, real_BT: Tensor | None) -> Tensor:
+        """The highest scores of each sequence; of one with padding, a share of the tokens that are none."""
+        if real_BT is None:
+            return top_mask(score_BT, count)
+        wanted_T = torch.ceil(
+            torch.arange(real_BT.shape[1] + 1, dtype=torch.float64) * self.knobs.mod_capacity - ROUNDING
+        )
+        wanted_B = wanted_T.to(score_BT.device, torch.int64).index_select(0, real_BT.sum(1))
+        return top_mask(score_BT.masked_fill(~real_BT, float("-inf")), count, wanted_B)
 
     def _count(self, x_BTD: Tensor) -> int:
         return chosen_tokens(self.knobs.mod_capacity, x_BTD.shape[1])
@@ -117,7 +132,16 @@ class DepthRouter(nn.Module):
         return (torch.rand(T, B, generator=generator).t() < capacity).to(device)
 
 
-def top_mask(score_BT: Tensor, count: int) -> Tensor:
-    """True at the `count` highest scores of each row; the earlier token wins a tie."""
+def _mean(x_BT: Tensor, real_BT: Tensor | None) -> Tensor:
+    return x_BT.mean() if real_BT is None else (x_BT * real_BT).sum() / real_BT.sum()
+
+
+def top_mask(score_BT: Tensor, count: int, wanted_B: Tensor | None = None) -> Tensor:
+    """True at the `count` highest scores of each row, or at the first `wanted_B` of those; the earlier token wins a
+    tie."""
     order = score_BT.sort(dim=1, descending=True, stable=True).indices[:, :count]
-    return torch.zeros_like(score_BT, dtype=torch.bool).scatter(1, order, True)
+    nothing = torch.zeros_like(score_BT, dtype=torch.bool)
+    if wanted_B is None:
+        return nothing.scatter(1, order, True)
+    taken = torch.arange(count, device=order.device) < wanted_B.unsqueeze(1)
+    return nothing.scatter(1, order, taken)

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lumina.config import Config
 from lumina.model.knobs import Knobs
-from lumina.model.layers import Attention, RMSNorm, Rotary, SwiGLU
+from lumina.model.layers import Attention, RMSNorm, Rotary, SwiGLU, positions_of
 from lumina.model.loss import cross_entropy
 from lumina.model.mod import DepthRouter, ModStats
 from lumina.model.moe import MoE, MoEStats
@@ -66,26 +66,35 @@ class Layer(nn.Module):
         if self.moe is not None and self.moe.shared is not None:
             self.moe.shared.compile()
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, LayerStats]:
+    def forward(self, x_BTD: Tensor, document_BT: Tensor | None = None) -> tuple[Tensor, LayerStats]:
         stats = LayerStats()
-        position = torch.arange(x_BTD.shape[1], device=x_BTD.device).unsqueeze(0)
+        real_BT = None if document_BT is None else document_BT >= 0
+        if self.mod is None or self.scope == "ffn":
+            x_BTD = x_BTD + self._attend(x_BTD, self._positions(x_BTD, document_BT), document_BT)
         if self.mod is None:
-            x_BTD = x_BTD + self._attend(x_BTD, position)
             return x_BTD + self._feed(x_BTD, stats), stats
         if self.scope == "ffn":
-            x_BTD = x_BTD + self._attend(x_BTD, position)
-            x_BTD, stats.mod = self.mod(x_BTD, lambda x, _: self._feed(x, stats))
-            return x_BTD, stats
-        x_BTD, stats.mod = self.mod(x_BTD, lambda x, at: self._both(x, at, stats))
+            x_BTD, stats.mod = self.mod(x_BTD, lambda x, _: self._feed(x, stats), real_BT)
+        else:
+            x_BTD, stats.mod = self.mod(x_BTD, lambda x, at: self._both(x, at, document_BT, stats), real_BT)
         return x_BTD, stats
 
-    def _both(self, x_BCD: Tensor, position_BC: Tensor, stats: LayerStats) -> Tensor:
-        attended = self._attend(x_BCD, position_BC)
+    def _positions(self, x_BTD: Tensor, document_BT: Tensor | None) -> Tensor:
+        if document_BT is not None:
+            return positions_of(document_BT)
+        return torch.arange(x_BTD.shape[1], device=x_BTD.device).unsqueeze(0)
+
+    def _both(self, x_BCD: Tensor, at_BC: Tensor, document_BT: Tensor | None, stats: LayerStats) -> Tensor:
+        """The whole layer for the tokens that stand at `at_BC` of the sequence."""
+        position_BC, document_BC = at_BC, None
+        if document_BT is not None:
+            position_BC, document_BC = positions_of(document_BT).gather(1, at_BC), document_BT.gather(1, at_BC)
+        attended = self._attend(x_BCD, position_BC, document_BC)
         return attended + self._feed(x_BCD + attended, stats)
 
-    def _attend(self, x_BTD: Tensor, position_BT: Tensor) -> Tensor:
+    def _attend(self, x_BTD: Tensor, position_BT: Tensor, document_BT: Tensor | None) -> Tensor:
         cos, sin = self.rotary(position_BT)
-        y: Tensor = self.attention(self.input_norm(x_BTD), cos, sin)
+        y: Tensor = self.attention(self.input_norm(x_BTD), cos, sin, document_BT)
         return y
 
     def _feed(self, x_BTD: Tensor, stats: LayerStats) -> Tensor:
@@ -136,25 +145,29 @@ class Transformer(nn.Module):
     def output_weight(self) -> Tensor:
         return self.embedding if self.head is None else self.head
 
-    def forward(self, token_BT: Tensor, label_BT: Tensor) -> ModelOutput:
-        """Loss sums of a batch. `label_BT` is the next token of each position, or -100 for none."""
-        x_BTD, layers = self._trunk(token_BT)
+    def forward(self, token_BT: Tensor, label_BT: Tensor, document_BT: Tensor | None = None) -> ModelOutput:
+        """Loss sums of a batch. `label_BT` is the next token of each position, or -100 for none; `document_BT` numbers
+        the documents of a row, which do not see each other, and is -1 at padding behind them."""
+        x_BTD, layers = self._trunk(token_BT, document_BT)
         loss, correct, tokens = cross_entropy(
             x_BTD.reshape(-1, x_BTD.shape[-1]), self.output_weight, label_BT.reshape(-1)
         )
         return ModelOutput(loss, tokens, correct, self._auxiliary(layers, loss), layers)
 
-    def logits(self, token_BT: Tensor) -> Tensor:
+    def logits(self, token_BT: Tensor, document_BT: Tensor | None = None) -> Tensor:
         """Logits [B, T, V] of the next token, for generation and comparison."""
-        x_BTD, _ = self._trunk(token_BT)
+        x_BTD, _ = self._trunk(token_BT, document_BT)
         return F.linear(x_BTD, self.output_weight.to(x_BTD.dtype)).float()
 
-    def _trunk(self, token_BT: Tensor) -> tuple[Tensor, list[LayerStats]]:
+    def _trunk(self, token_BT: Tensor, document_BT: Tensor | None) -> tuple[Tensor, list[LayerStats]]:
         x_BTD = F.embedding(token_BT, self.embedding)
         layers = []
         again = self.config.optimization.gradient_checkpointing and self.training
         for layer in self.layers:
-            x_BTD, stats = checkpoint(layer, x_BTD, use_reentrant=False) if again else layer(x_BTD)
+            if again:
+                x_BTD, stats = checkpoint(layer, x_BTD, document_BT, use_reentrant=False)
+            else:
+                x_BTD, stats = layer(x_BTD, document_BT)
             layers.append(stats)
         return self.norm(x_BTD), layers
 

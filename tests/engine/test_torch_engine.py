@@ -69,7 +69,7 @@ def test_evaluation_never_looks_at_a_later_token() -> None:
     for step in range(1, 6):
         one.train_step(step, [batch(step)], 1e-2)
     one.model.eval()
-    tokens, _ = one._tensors(batch(7))
+    tokens = one._tensors(batch(7))[0]
     changed = tokens.clone()
     changed[:, 20:] = (changed[:, 20:] + 1) % VOCAB
     with torch.no_grad():
