@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lumina.config import Config, dump_config
 from lumina.store import atomic
@@ -26,8 +27,11 @@ SPIN_COUNT = "1000"
 ALLOCATOR = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
 
 
-def create_run(config: Config, name: str, directory: str | Path) -> RunPaths:
-    """Makes the folder of a new run with its config.yaml. Raises `Refusal`: bad_argument, name_taken."""
+def create_run(config: Config, name: str, directory: str | Path, parent: Mapping[str, Any] | None = None) -> RunPaths:
+    """Makes the folder of a new run with its config.yaml. Raises `Refusal`: bad_argument, name_taken.
+
+    `parent` makes it a child of another run of the same directory: {run, kind: replay|counterfactual|rehearsal, ...}.
+    """
     check_run_name(name)
     root = Path(directory)
     root.mkdir(parents=True, exist_ok=True)
@@ -37,7 +41,7 @@ def create_run(config: Config, name: str, directory: str | Path) -> RunPaths:
     except FileExistsError:
         raise Refusal("name_taken", f"there is a run or folder {paths.root} already; choose another --name") from None
     paths.make_folders()
-    note = {"name": name, "created": time.time(), "author": getpass.getuser(), "parent": None}
+    note = {"name": name, "created": time.time(), "author": getpass.getuser(), "parent": parent and dict(parent)}
     atomic.write_file(paths.launch, json.dumps(note).encode())
     atomic.write_file(paths.config, dump_config(config).encode())
     return paths

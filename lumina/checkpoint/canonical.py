@@ -29,7 +29,8 @@ class CanonicalState:
 def state_hash(state: CanonicalState) -> str:
     """sha256 over names, dtypes, shapes and bytes of every tensor, the Adam steps, and the loop's counters.
 
-    What merely describes a run (the orchestrator's windows, ids) is left out.
+    What merely describes a run (the orchestrator's windows, ids) is left out, and so is the learning rate: every step
+    sets it anew from the schedule and `lr_scale`, and whoever only asked for it must not make two states differ.
     """
     digest = hashlib.sha256()
     for table in (state.params, state.exp_avg, state.exp_avg_sq, state.buffers):
@@ -38,6 +39,7 @@ def state_hash(state: CanonicalState) -> str:
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         digest.update(b"#")
-    counters = {"adam": state.adam_step, "hparams": state.meta.get("hparams"), "trainer": state.meta.get("trainer")}
+    hparams = {name: value for name, value in (state.meta.get("hparams") or {}).items() if name != "learning_rate"}
+    counters = {"adam": state.adam_step, "hparams": hparams, "trainer": state.meta.get("trainer")}
     digest.update(json.dumps(counters, sort_keys=True).encode())
     return digest.hexdigest()

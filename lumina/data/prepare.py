@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from lumina.config import Config
 from lumina.data import corpus
+from lumina.data.identity import digest_of
 from lumina.data.report import DataError
 from lumina.data.sequences import SequenceSet, load, pack, store
 from lumina.data.sources import Document, documents_of, expand
@@ -94,7 +95,7 @@ def _key(config: Config, train: Sequence[Path], held: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     given = Path(data.tokenizer) if data.tokenizer not in ("bpe", "bytes") else None
     for path in [*train, None, *held, None, *([given] if given else [])]:
-        digest.update(_file_digest(path) if path is not None else b"|")
+        digest.update(digest_of(path) if path is not None else b"|")
     built_in = None if train else (data.corpus_documents, training.seed)
     parameters = [
         FORMAT, data.tokenizer, config.model.vocab_size, config.sequence_length, data.validation_fraction,
@@ -104,15 +105,14 @@ def _key(config: Config, train: Sequence[Path], held: Sequence[Path]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _file_digest(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", str(path)) from error
-    return digest.digest()
+def contents(config: Config) -> dict[str, str]:
+    """Path → SHA-256 of every file that the data of this configuration is made from; the built-in corpus has none.
+
+    Raises `DataError` for a file that cannot be read.
+    """
+    train, held, _ = _files(config)
+    given = [Path(config.data.tokenizer)] if config.data.tokenizer not in ("bpe", "bytes") else []
+    return {str(path): digest_of(path).hex() for path in [*train, *held, *given]}
 
 
 def _build(config: Config, train_files: Sequence[Path], eval_files: Sequence[Path], left_out: list[str],

@@ -204,6 +204,12 @@ def segments_of(entries: Iterable[Entry]) -> list[Segment]:
     return [segment_of(entry) for entry in entries if entry.type == "segment"]
 
 
+def recorded_data(entries: Iterable[Entry]) -> dict[str, str] | None:
+    """Path → digest of the files that the newest segment which says so was trained on; None where none does."""
+    told = [entry.doc["data"] for entry in entries if entry.type == "segment" and "data" in entry.doc]
+    return dict(told[-1]) if told else None
+
+
 def current_line(entries: Sequence[Entry], head: str | None = None) -> list[LineSegment]:
     """The current line of the run, oldest segment first; `head` asks for the line that ends in another segment."""
     return line_of(segments_of(entries), head)

@@ -16,7 +16,6 @@ class LiveControls:
         self._session = session
         self._engine = session.engine
         self._state = session.state
-        self._plan = session.plan
 
     @property
     def step(self) -> int:
@@ -24,7 +23,7 @@ class LiveControls:
 
     def next_learning_rate(self) -> float:
         """Learning rate of the next step: the schedule times what interventions made of it."""
-        return self._plan.learning_rate(self._state.step + 1) * self._state.lr_scale
+        return self._session.plan.learning_rate(self._state.step + 1) * self._state.lr_scale
 
     def get(self, name: str) -> float:
         if name == "learning_rate":
@@ -68,7 +67,7 @@ class LiveControls:
             layer_idx,
             source_expert=source_expert,
             step=self._state.step,
-            seed=self._plan.seed,
+            seed=self._session.plan.seed,
         )
         self._engine.rebuild(state)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lumina.checkpoint import CanonicalState, save_checkpoint
+from lumina.checkpoint.manifest import read_manifest
 from lumina.checkpoint.retention import prune
 from lumina.store.errors import Refusal
+from lumina.store.pins import pinned
 from lumina.train.session import Session
 
 FLUSH_SECONDS = 120.0
@@ -47,10 +49,9 @@ class Saver:
         path = save_checkpoint(session.paths.checkpoints, step, self.canonical(), **self._manifest(reason))
         stall = time.monotonic() - started
         self._saved = (step, self.changes, path)
-        doc = {"name": path.name, "reason": reason, "val_loss": session.state.val_loss}
-        session.commit("checkpoint", path.name, doc)
+        session.commit("checkpoint", path.name, checkpoint_doc(path))
         session.writer.points(session.segment, step, {"checkpoint.stall_seconds": stall})
-        prune(session.paths.checkpoints, session.config.checkpoint.save_total_limit)
+        prune(session.paths.checkpoints, session.config.checkpoint.save_total_limit, pinned(session.paths))
         return path
 
     def forget(self) -> None:
@@ -81,3 +82,17 @@ class Saver:
             "journal_seq": session.journal.entries[-1].seq,
             "fingerprint": session.fingerprint,
         }
+
+
+def checkpoint_doc(path: Path) -> dict[str, Any]:
+    """What the journal keeps of a checkpoint; a replay compares with it when the checkpoint itself is long gone."""
+    manifest = read_manifest(path)
+    assert manifest is not None
+    return {
+        "name": path.name,
+        "reason": manifest.reason,
+        "val_loss": manifest.val_loss,
+        "step": manifest.step,
+        "state_hash": manifest.state_hash,
+        "journal_seq": manifest.journal_seq,
+    }

@@ -16,14 +16,14 @@ import torch
 from lumina.accounting import count_parameters, flops_per_token, recommended_epochs, token_budget
 from lumina.checkpoint import CanonicalState, Manifest, load_checkpoint
 from lumina.config import Config, read_config
-from lumina.data import Dataset, Loader, prepare
+from lumina.data import Dataset, Loader, changed_files, contents, prepare
 from lumina.engine.torch_engine import TorchEngine
 from lumina.hardware import Hardware, PrecisionChoice, choose_precision, choose_threads, detect
 from lumina.orchestrator import Orchestrator, RunFacts
 from lumina.store import atomic
 from lumina.store.errors import Refusal
 from lumina.store.inbox import Inbox
-from lumina.store.journal import Entry, Journal, entries_on_line
+from lumina.store.journal import Entry, Journal, entries_on_line, recorded_data
 from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
 from lumina.store.writer import StoreWriter
@@ -41,8 +41,8 @@ PHASE_SECONDS = 0.5
 
 
 def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume: str | None, steps: int | None,
-                 interrupts: Interrupts) -> Session:  # fmt: skip
-    """Everything a trainer needs, ready for its first step.
+                 interrupts: Interrupts, origin: CanonicalState | None = None) -> Session:  # fmt: skip
+    """Everything a trainer needs, ready for its first step; `origin` is where a child run starts from.
 
     Raises `Refusal` (corrupt, unsupported), `ConfigError` or `DataError`; nothing of the run is changed then.
     """
@@ -60,17 +60,21 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     journal = Journal.open(paths)
     history = list(journal.entries)
     abandon_off_line(paths.checkpoints, history)  # what a crash in the middle of a rewind left
-    loaded = _load(paths, engine, resume, history)
+    loaded = _load(paths, resume, history)
     plan = _plan(config, dataset, history, steps)
-    state = TrainState.from_json(loaded[0].meta["trainer"]) if loaded else TrainState()
+    start = loaded[0] if loaded else origin
+    if start is not None:
+        engine.restore_state(start)
+    state = TrainState.from_json(start.meta["trainer"]) if start else TrainState()
     orchestrator = Orchestrator(config, _facts(config, dataset, plan))
-    if loaded:
-        orchestrator.restore(loaded[0].meta["orchestrator"])
-    fingerprint = _fingerprint(threads)
+    if start:
+        orchestrator.restore(start.meta["orchestrator"])
+    fingerprint = _fingerprint(threads, hardware)
     fork_seq = loaded[1].journal_seq if loaded else 0
+    data, changed = _compare_data(config, history)
     segment = _open_segment(
         journal, writer, resume, state.step, fork_seq, total_steps=plan.total_steps,
-        extended=steps is not None or extended(history) is not None, fingerprint=fingerprint,
+        extended=steps is not None or extended(history) is not None, fingerprint=fingerprint, **data,
     )  # fmt: skip
     abandon_off_line(paths.checkpoints, journal.entries)
     held = entries_on_line(journal.entries)
@@ -96,6 +100,8 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
         fingerprint=fingerprint,
     )
     _tell(session, hardware, precision, threads)
+    for change in changed:
+        session.event("warning", "data", f"The data is not what this run was started with: {change}")
     return session
 
 
@@ -112,6 +118,16 @@ def _open_segment(journal: Journal, writer: StoreWriter, resume: str | None, ste
     }
     writer.entry(journal.append("segment", segment, step, segment, doc))
     return segment
+
+
+def _compare_data(config: Config, history: list[Entry]) -> tuple[dict[str, Any], list[str]]:
+    """What the segment keeps of the files (nothing while they are what the run was started with), and what changed."""
+    recorded = recorded_data(history)
+    now = contents(config)
+    if recorded is None:
+        return {"data": now}, []
+    changed = changed_files(recorded, now)
+    return ({"data": now} if changed else {}), changed
 
 
 class Progress:
@@ -136,9 +152,8 @@ class Progress:
                 raise StoppedEarly(f"stop, asked for by {command.author.get('name', '?')}, while {phase}")
 
 
-def _load(paths: RunPaths, engine: TorchEngine, resume: str | None,
-          history: list[Entry]) -> tuple[CanonicalState, Manifest] | None:  # fmt: skip
-    """Restores the engine from the wanted checkpoint; None for a start from the beginning."""
+def _load(paths: RunPaths, resume: str | None, history: list[Entry]) -> tuple[CanonicalState, Manifest] | None:
+    """The wanted checkpoint; None for a start from the beginning."""
     if resume is None:
         if history:
             raise Refusal("name_taken", f"{paths.root} has been trained already; resume it")
@@ -149,7 +164,6 @@ def _load(paths: RunPaths, engine: TorchEngine, resume: str | None,
     state, manifest, attempts = load_checkpoint(paths.checkpoints, int(resume) if resume.isdigit() else resume)
     for attempt in attempts:
         log.log(logging.INFO if attempt.ok else logging.WARNING, "checkpoint %s: %s", attempt.name, attempt.message)
-    engine.restore_state(state)
     return state, manifest
 
 
@@ -178,9 +192,10 @@ def _facts(config: Config, dataset: Dataset, plan: Plan) -> RunFacts:
     )
 
 
-def _fingerprint(threads: int) -> dict[str, Any]:
+def _fingerprint(threads: int, hardware: Hardware) -> dict[str, Any]:
     """What two runs must share to be comparable bit for bit."""
     return {
+        "device": "cpu" if hardware.device == "cpu" else hardware.name,
         "torch": torch.__version__,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),

@@ -260,20 +260,32 @@ class Steering:
         """Re-applies journalled decisions at the steps where they were made, under their old ids."""
         for entry in self.session.replay.due(self.session.state.step):
             self.session.ledger.fold(entry)
-            if entry.type == "applied" and entry.doc["kind"] in CHANGES_THE_MODEL:
-                self._reapply(entry)
+            self._repeat_one(entry)
+
+    def _repeat_one(self, entry: Entry) -> None:
+        if entry.type == "applied" and entry.doc["kind"] in CHANGES_THE_MODEL:
+            self._reapply(entry)
 
     def _reapply(self, entry: Entry) -> None:
         doc = entry.doc
-        if doc["kind"] == "undo":
-            undone = next(past for past in self.session.journal.entries if past.id == doc["undoes"])
-            _, after = undo.revert(self.controls, undone.doc)
-        else:
-            action = build(doc["method"], doc["args"])
-            _, after = self._apply(action, doc.get("resolved") or {})
-        if after != doc["after"]:
-            raise Refusal(
-                "verify_failed", f"re-applying {doc['method']} of step {entry.step} gave {after}, not {doc['after']}"
-            )
+        self._once_more(doc)
         self.saver.changes += 1
         self.session.event("info", "restart", f"{doc['method']} re-applied as at step {entry.step}")
+
+    def _once_more(self, doc: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Applies a journalled intervention or undo again; returns what was read back before and after.
+
+        Raises `Refusal` (verify_failed) when the values are not those that its receipt says.
+        """
+        if doc["kind"] == "undo":
+            undone = next(past for past in self.session.journal.entries if past.id == doc["undoes"])
+            action = build(undone.doc["method"], undone.doc["args"])
+            before, after = undo.revert(self.controls, undone.doc)
+        else:
+            action = build(doc["method"], doc["args"])
+            before, after = self._apply(action, doc.get("resolved") or {})
+        if not action.same(after, doc["after"]):
+            raise Refusal(
+                "verify_failed", f"re-applying {doc['method']} of step {doc['step']} gave {after}, not {doc['after']}"
+            )
+        return before, after
