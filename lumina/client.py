@@ -175,6 +175,10 @@ class Run:
     def approve(self, id: str, **args: Any) -> PendingReceipt:
         """Approves a proposal, with arguments changed as given."""
         proposal = self._proposal(id)
+        if proposal["method"] == "undo":
+            if args:
+                raise Refusal("bad_argument", f"an undo has no arguments to change, and {', '.join(args)} were given")
+            return self._send("approve", proposal=id)
         checked = validate_args(proposal["method"], {**proposal["args"], **args})
         return self._send("approve", proposal=id, args={name: checked[name] for name in args})
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from lumina._cli.control import open_run, show_receipt
-from lumina._cli.output import clean, print_json, say
+from lumina._cli.control import changes, open_run, show_receipt, what
+from lumina._cli.output import clean, number, print_json, say, values
 from lumina._cli.parsing import Commands, add_json, add_run, arguments, pair
+
+RECEIPTS_SHOWN = 50
 
 
 def register(commands: Commands) -> None:
-    """Add the five commands."""
+    """Add the six commands."""
     proposals = commands.add("proposals", show_proposals, "list what the orchestrator proposes, with its evidence")
     add_run(proposals)
     add_json(proposals)
@@ -49,6 +52,16 @@ def register(commands: Commands) -> None:
     undo.add_argument("id", metavar="ID", help="id of the intervention's receipt, or the beginning of it")
     undo.add_argument("--rewind", action="store_true", help="go back to the checkpoint before it")
     add_json(undo)
+    receipts = commands.add(
+        "receipts",
+        show_receipts,
+        "list what was asked of a run, what was read back, and what it did to the loss",
+        about="An effect is measured from the steps after an intervention against the trend of those before: helped, "
+        "neutral, hurt, inconclusive, or pending until the steps are there.",
+        examples=("lumina receipts first", "lumina receipts first --json"),
+    )
+    add_run(receipts)
+    add_json(receipts)
 
 
 def show_proposals(args: argparse.Namespace) -> int:
@@ -101,6 +114,33 @@ def undo_intervention(args: argparse.Namespace) -> int:
     run = open_run(args)
     found = [mark["id"] for mark in views.marks(run.paths) if mark["id"].startswith(args.id)]
     return show_receipt(run.undo(found[0] if len(found) == 1 else args.id, args.rewind), as_json=args.json)
+
+
+def show_receipts(args: argparse.Namespace) -> int:
+    """The newest receipts with their effects, newest first."""
+    from lumina import views
+
+    found = views.receipts(open_run(args).paths, RECEIPTS_SHOWN)
+    if args.json:
+        print_json(found)
+        return 0
+    for receipt in found:
+        told = receipt["reason"] or changes(receipt["before"], receipt["after"])
+        asked = f"{what(receipt)} {values(receipt['args'])}" if receipt["args"] else what(receipt)
+        line = f"{number(receipt['step']):>8}  {asked} {receipt['state']}{': ' + told if told else ''}"
+        say(clean(f"{line} ({receipt['id']})"))
+        if receipt["effect"]:
+            say(clean(f"{'':10}effect {effect_line(receipt['effect'])}"))
+    if not found:
+        say("nothing was asked of this run yet")
+    return 0
+
+
+def effect_line(effect: dict[str, Any]) -> str:
+    """``helped: loss -3.10% against its trend (noise band ±1.20%)``, or when it will be known."""
+    if effect["state"] == "pending":
+        return f"pending until step {number(effect.get('due_step'))}"
+    return f"{effect['state']}: {effect.get('summary') or 'no figures'}"
 
 
 def _whole(run: object, beginning: str) -> str:

@@ -30,6 +30,14 @@ class AddExpert(Intervention):
     def verify(self, before: Values, after: Values) -> bool:
         return bool(after["num_experts"] == before["num_experts"] + 1)
 
+    def undo(self, controls: Controls, before: Values) -> None:
+        found = controls.experts(self.layer_idx)
+        if found.pruned:
+            raise Refusal(
+                "unsupported", f"layer {self.layer_idx} has lost experts, so the added one is not told; a rewind can"
+            )
+        controls.prune_expert(self.layer_idx, found.slots - 1)
+
 
 @intervention("prune_expert", risk=Risk.CAREFUL, affects="experts", structural=True)
 class PruneExpert(Intervention):

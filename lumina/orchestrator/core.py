@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lumina.config import Config
 from lumina.orchestrator.chinchilla import Chinchilla
 from lumina.orchestrator.detectors import all_detectors
+from lumina.orchestrator.effect import EffectMeter, Measured
 from lumina.orchestrator.health import Health, examine
 from lumina.orchestrator.policy import Policy
 from lumina.orchestrator.signals import Signals
@@ -38,17 +39,32 @@ class Orchestrator:
         self._detectors = all_detectors()
         self._policy = Policy(config, facts, self._signals.rows)
         self._chinchilla = Chinchilla(config, facts)
+        self._effects = EffectMeter(config.orchestrator.check_interval)
 
     def observe(self, step: int, series: Mapping[str, float], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Takes the figures of one step in; well under 50 microseconds, so that it can be called at every step."""
         self._signals.observe(step, series, arrays)
         self._chinchilla.observe(step, series)
+        self._effects.observe(step, series)
 
-    def check(
-        self, step: int, hparams: Mapping[str, float], open_proposals: Sequence[Mapping[str, Any]]
-    ) -> CheckResult:
-        """The opinion after `step`, given live values and the proposals (journalled documents) that are still open."""
+    def applied(self, step: int, number: int) -> int:
+        """Intervention `number` of this line was applied after `step`; returns when its effect will be known."""
+        return self._effects.applied(step, number)
+
+    def effects(self, step: int, *, finished: bool = False) -> list[tuple[int, Measured]]:
+        """Interventions, by number, whose effect is known after `step`; `finished` ends all measurements."""
+        return self._effects.conclude(step, finished=finished)
+
+    def remember_hurt(self, number: int, measured: Measured) -> None:
+        """From the next check on, asks for the undo of intervention `number`."""
+        self._effects.remember_hurt(number, measured)
+
+    def check(self, step: int, hparams: Mapping[str, float], open_proposals: Sequence[Mapping[str, Any]],
+              applied: Sequence[Mapping[str, Any]] = ()) -> CheckResult:  # fmt: skip
+        """The opinion after `step`, given live values, the proposals (journalled documents) that are still open, and
+        the receipts of all interventions on this line, in order."""
         findings = [f for detector in self._detectors for f in detector.find(self._signals, self.facts, hparams)]
+        findings += self._effects.findings(applied, open_proposals)
         withdrawn, expired = self._policy.review(step, findings, hparams, open_proposals)
         proposals = self._policy.propose(step, findings)
         health = examine(self._signals, findings)
@@ -62,6 +78,7 @@ class Orchestrator:
             "signals": self._signals.state(),
             "policy": self._policy.state(),
             "chinchilla": self._chinchilla.state(),
+            "effects": self._effects.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -71,3 +88,4 @@ class Orchestrator:
         self._signals.restore(state["signals"])
         self._policy.restore(state["policy"])
         self._chinchilla.restore(state["chinchilla"])
+        self._effects.restore(state["effects"])

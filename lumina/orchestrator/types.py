@@ -44,7 +44,7 @@ class Finding:
     severity: str
     evidence: Mapping[str, Any]
     method: str | None = None
-    args: Mapping[str, float | int] = field(default_factory=dict)
+    args: Mapping[str, Any] = field(default_factory=dict)
     watches: tuple[str, ...] = ()
 
 
@@ -58,7 +58,7 @@ class Proposal:
     id: str
     step: int
     method: str
-    args: Mapping[str, float | int]
+    args: Mapping[str, Any]
     cause: str
     evidence: Mapping[str, Any]
     confidence: float

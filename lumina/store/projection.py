@@ -110,7 +110,7 @@ def _put_receipt(db: sqlite3.Connection, entry: Entry) -> None:
     state = str(entry.doc.get("state") or usual)
     _put(db, "receipt", entry.id, entry, state, {**entry.doc, "at": entry.at})
     proposal = entry.doc.get("proposal")
-    if entry.type == "applied" and proposal is not None and entry.doc.get("kind") == "approve":
+    if entry.type == "applied" and proposal is not None and entry.doc.get("kind") in ("approve", "undo"):
         decision = {"author": entry.doc.get("author"), "args": entry.doc.get("args"), "receipt": entry.id}
         _decide(db, entry, proposal, "approved", decision)
 
@@ -145,8 +145,7 @@ def describe(entry: Entry) -> tuple[str, str, str] | None:
     if entry.type in ("applied", "refused"):
         return _describe_receipt(entry)
     if entry.type == "effect":
-        what = doc.get("summary") or doc.get("message") or ""
-        return "info", "effect", f"Effect {doc.get('state', 'pending')}" + (f": {what}" if what else "")
+        return _describe_effect(doc)
     if entry.type == "checkpoint":
         reason = f" ({doc['reason']})" if doc.get("reason") else ""
         return "info", "checkpoint", f"{doc.get('name') or f'checkpoint_step_{entry.step}'} saved{reason}"
@@ -185,6 +184,17 @@ def _describe_receipt(entry: Entry) -> tuple[str, str, str]:
     if kind == "undo":
         return "warning", "intervention", f"{doc['method']} undone at step {entry.step}{_by(doc)}{change}"
     return "warning", "intervention", f"{what} applied at step {entry.step}{_by(doc)}{change}"
+
+
+def _describe_effect(doc: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    state = str(doc.get("state", "pending"))
+    if state not in _VERDICTS:
+        return None  # still being measured: the mark and the receipt show it
+    what = f": {doc['summary']}" if doc.get("summary") else ""
+    return "warning" if state == "hurt" else "info", "effect", f"{doc.get('method')} {_VERDICTS[state]}{what}"
+
+
+_VERDICTS = {"helped": "helped", "neutral": "made no difference", "hurt": "hurt", "inconclusive": "cannot be judged"}
 
 
 def call(doc: Mapping[str, Any]) -> str:

@@ -37,6 +37,7 @@ class Ledger:
 
     proposals: dict[str, dict[str, Any]] = field(default_factory=dict)
     decided_at: dict[str, int] = field(default_factory=dict)
+    applied: list[dict[str, Any]] = field(default_factory=list)  # receipts of what changed the model, in order
 
     def fold(self, entry: Entry) -> None:
         """Takes one journal entry into account."""
@@ -44,8 +45,8 @@ class Ledger:
             self.proposals[entry.id or ""] = {**entry.doc, "state": "open"}
         elif entry.type == "decision":
             self._decide(entry.doc["proposal"], entry.doc["decision"], entry.step)
-        elif entry.type == "applied" and entry.doc.get("proposal"):
-            self._decide(entry.doc["proposal"], "approved", entry.step)
+        elif entry.type == "applied":
+            self._applied(dict(entry.doc), entry.step)
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Ledger:
@@ -57,6 +58,13 @@ class Ledger:
 
     def open(self) -> list[dict[str, Any]]:
         return [doc for doc in self.proposals.values() if doc["state"] == "open"]
+
+    def _applied(self, receipt: dict[str, Any], step: int) -> None:
+        if receipt.get("kind") not in CHANGES_THE_MODEL:
+            return  # the receipt of a rejection names the proposal, too
+        self.applied.append(receipt)
+        if receipt.get("proposal"):
+            self._decide(receipt["proposal"], "approved", step)
 
     def _decide(self, proposal: str, decision: str, step: int) -> None:
         if proposal in self.proposals:
@@ -83,6 +91,10 @@ class Replay:
         while self.entries and self.entries[0].step <= step:
             taken.append(self.entries.pop(0))
         return taken
+
+    def holds(self, type: str, id: str) -> bool:
+        """Whether such an entry is still to come."""
+        return any(entry.type == type and entry.id == id for entry in self.entries)
 
     def active(self, step: int) -> bool:
         """True while decisions come from the journal: nothing is decided anew."""

@@ -61,6 +61,7 @@ class Loop:
         self.steering.at_boundary()
         if session.state.step % session.config.training.eval_interval != 0:
             self._validate()
+        self.oversight.finish()
         self.saver.save("final")
         return "finished"
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from lumina.interventions import catalogue
 from lumina.orchestrator import Proposal
+from lumina.orchestrator.effect import AIMS, Measured
 from lumina.store.errors import Refusal
 from lumina.train.recorder import json_numbers
 from lumina.train.session import Session
@@ -40,11 +42,34 @@ class Oversight:
         session.orchestrator.observe(step, series, arrays)
         if step % session.config.orchestrator.check_interval == 0:
             self._check(step)
+        self._conclude(step)
+
+    def finish(self) -> None:
+        """Ends every measurement with the steps that there are: the run has come to its end."""
+        self._conclude(self.session.state.step, finished=True)
+
+    # After the check, so that a verdict of this step is known to the next check, as it is on a restart.
+    def _conclude(self, step: int, *, finished: bool = False) -> None:
+        for number, measured in self.session.orchestrator.effects(step, finished=finished):
+            self._tell_effect(step, number, measured)
+
+    def _tell_effect(self, step: int, number: int, measured: Measured) -> None:
+        session = self.session
+        receipt = session.ledger.applied[number]
+        declaration = catalogue()[receipt["method"]]
+        if measured.state == "hurt" and declaration.structural and receipt["kind"] != "undo":
+            session.orchestrator.remember_hurt(number, measured)
+        if session.replay.holds("effect", receipt["id"]):
+            return  # as it was told then: figures that depend on the clock do not repeat
+        others = [session.ledger.applied[other]["id"] for other in measured.confounded_by]
+        doc = {"method": receipt["method"], **measured.to_json(AIMS.get(declaration.affects, ())),
+               "confounded_by": others, "measured_step": step}  # fmt: skip
+        session.commit("effect", receipt["id"], doc)
 
     def _check(self, step: int) -> None:
         session = self.session
         live = {name: value for name, value in session.hparams().items() if value is not None}
-        result = session.orchestrator.check(step, live, session.ledger.open())
+        result = session.orchestrator.check(step, live, session.ledger.open(), session.ledger.applied)
         session.writer.meta("health", {**result.health.to_json(), "checked_step": step})
         session.writer.meta("chinchilla", json_numbers(result.chinchilla))
         figures = {f"chinchilla.{name}": value for name, value in result.chinchilla.items() if name in CHARTED}
@@ -78,9 +103,7 @@ class Oversight:
     def _apply(self, proposal: Proposal) -> None:
         receipt_id = uuid.uuid5(uuid.UUID(proposal.id), "auto").hex
         try:
-            self.steering.intervene(
-                proposal.method, proposal.args, ORCHESTRATOR, id=receipt_id, proposal=proposal.id, kind="approve"
-            )
+            self.steering.carry_out(proposal.to_json(), proposal.args, ORCHESTRATOR, receipt_id)
         except Refusal as refusal:
             self._decide(proposal.id, "rejected", refusal.message)
 

@@ -91,6 +91,23 @@ class Steering:
         self._applied(done)
         return done
 
+    def carry_out(self, proposal: Mapping[str, Any], args: Mapping[str, Any], author: Author,
+                  id: str) -> dict[str, Any]:  # fmt: skip
+        """Does what an approved proposal asks for, an intervention or an undo. Raises `Refusal` as `intervene` does."""
+        if proposal["method"] == "undo":
+            return self.undo(str(args["receipt"]), author, id=id, proposal=proposal["id"])
+        return self.intervene(proposal["method"], args, author, id=id, proposal=proposal["id"], kind="approve")
+
+    def undo(self, wanted: str, author: Author, *, id: str, proposal: str | None = None) -> dict[str, Any]:
+        """Sets the old values of receipt `wanted` again and returns the receipt of that. Raises `Refusal`."""
+        entry = undo.find_applied(self.session, wanted)
+        before, after = undo.revert(self.controls, entry.doc)
+        done = receipt(id, "undo", "verified", self.session.state.step, method=entry.doc["method"],
+                       args={"receipt": wanted}, author=author, proposal=proposal, before=before, after=after,
+                       undoes=wanted)  # fmt: skip
+        self._applied(done)
+        return done
+
     def _apply(self, action: Intervention, resolved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         before = action.read_back(self.controls)
         snapshot = self.controls.snapshot() if action.declaration.structural else None
@@ -109,9 +126,15 @@ class Steering:
         session = self.session
         session.commit("applied", receipt["id"], receipt)
         session.answered[receipt["id"]] = receipt
+        pending = {"state": "pending", "method": receipt["method"], "due_step": self._measure()}
+        session.commit("effect", receipt["id"], pending)
         session.tell_live()
         self.saver.changes += 1
         log.info("applied %s %s: %s -> %s", receipt["method"], receipt["args"], receipt["before"], receipt["after"])
+
+    def _measure(self) -> int:
+        session = self.session
+        return session.orchestrator.applied(session.state.step, len(session.ledger.applied) - 1)
 
     # Commands
 
@@ -161,9 +184,7 @@ class Steering:
     def _approve(self, command: Command) -> dict[str, Any]:
         proposal = self._open_proposal(command)
         args = {**proposal["args"], **(command.args or {})}
-        return self.intervene(
-            proposal["method"], args, command.author, id=command.id, proposal=proposal["id"], kind="approve"
-        )
+        return self.carry_out(proposal, args, command.author, command.id)
 
     def _reject(self, command: Command) -> dict[str, Any]:
         proposal = self._open_proposal(command)
@@ -173,18 +194,15 @@ class Steering:
         return self._receipt(command, "verified", after={"proposal": "rejected"})
 
     def _undo(self, command: Command) -> dict[str, Any]:
-        wanted = str((command.args or {}).get("receipt"))
+        args = command.args or {}
+        wanted = str(args.get("receipt"))
+        if not args.get("rewind"):
+            return self.undo(wanted, command.author, id=command.id)
         entry = undo.find_applied(self.session, wanted)
-        about = {"method": entry.doc["method"], "undoes": wanted}
-        if (command.args or {}).get("rewind"):
-            found = undo.checkpoint_before(
-                self.session, lambda manifest: manifest.journal_seq < entry.seq, f"{entry.doc['method']} of {wanted}"
-            )
-            return self._rewind(found, self._receipt(command, "verified", **about))
-        before, after = undo.revert(self.controls, entry.doc)
-        done = self._receipt(command, "verified", before=before, after=after, **about)
-        self._applied(done)
-        return done
+        found = undo.checkpoint_before(
+            self.session, lambda manifest: manifest.journal_seq < entry.seq, f"{entry.doc['method']} of {wanted}"
+        )
+        return self._rewind(found, self._receipt(command, "verified", method=entry.doc["method"], undoes=wanted))
 
     def _rollback(self, action: RollbackSteps, author: Author, id: str, proposal: str | None,
                   kind: str) -> dict[str, Any]:  # fmt: skip
@@ -270,6 +288,7 @@ class Steering:
         doc = entry.doc
         self._once_more(doc)
         self.saver.changes += 1
+        self._measure()
         self.session.event("info", "restart", f"{doc['method']} re-applied as at step {entry.step}")
 
     def _once_more(self, doc: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

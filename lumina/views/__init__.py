@@ -5,7 +5,19 @@ They read and never decide; anything a screen needs that is missing here belongs
 
 from lumina.views.catalogue import catalogue
 from lumina.views.live import live
-from lumina.views.panels import budget, depth, events, experts, marks, queue, series
+from lumina.views.panels import budget, depth, events, experts, marks, queue, receipts, series
 from lumina.views.status import status
 
-__all__ = ["budget", "catalogue", "depth", "events", "experts", "live", "marks", "queue", "series", "status"]
+__all__ = [
+    "budget",
+    "catalogue",
+    "depth",
+    "events",
+    "experts",
+    "live",
+    "marks",
+    "queue",
+    "receipts",
+    "series",
+    "status",
+]

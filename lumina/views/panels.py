@@ -108,8 +108,12 @@ def _parsed(paths: RunPaths, _size: int, _mtime_ns: int) -> list[Entry]:
 
 
 def receipts(paths: RunPaths, limit: int = 20) -> list[dict[str, Any]]:
-    """The newest receipts, newest first."""
-    return [{**row.doc, "id": row.id, "state": row.state} for row in StoreReader(paths).receipts(limit)]
+    """The newest receipts, newest first; `effect` is what the steps after an intervention told, None without one."""
+    reader = StoreReader(paths)
+    effects = {row.id: row.doc for row in reader.effects()}
+    return [
+        {**row.doc, "id": row.id, "state": row.state, "effect": effects.get(row.id)} for row in reader.receipts(limit)
+    ]
 
 
 def events(paths: RunPaths, after: int = 0, limit: int = 60) -> list[dict[str, Any]]:

@@ -138,3 +138,17 @@ def test_a_proposal_that_there_is_not_is_refused_before_anything_is_sent(
     assert (answer.code, answer.out) == (2, "")
     assert "has no proposal 'zzzz' (not_found)" in answer.err
     assert list(live.paths.inbox.glob("*.json")) == []
+
+
+def test_receipts_show_what_was_read_back_and_what_it_did(lumina: Any, live: Recording) -> None:
+    pending, judged = live.apply(1.2), live.apply(1.5)
+    live.commit("effect", pending, {"state": "pending", "due_step": 1500})
+    figures = {"state": "hurt", "summary": "loss +4.00% against its trend (noise band ±1.00%)", "change": 0.04}
+    live.commit("effect", judged, figures)
+    live.writer.flush(10.0)
+    out = lumina("receipts", "first").out
+    assert "adjust_routing_temperature temperature=1.5 verified: routing_temperature 1 → 1.5" in out
+    assert "effect hurt: loss +4.00% against its trend" in out
+    assert "effect pending until step 1,500" in out
+    newest = lumina("receipts", "first", "--json").document[0]
+    assert (newest["id"], newest["effect"]["change"]) == (judged, 0.04)

@@ -35,7 +35,12 @@ function allowed(arg) {
   return low !== null ? `${above}${plain(low)}${above ? "" : " or more"}` : "";
 }
 
+/** An undo names what it takes back; its receipt is for the trainer. */
+const titleOf = (proposal) => (isUndo(proposal) ? `undo ${proposal.evidence?.numbers?.method ?? ""}` : proposal.method);
+const isUndo = (proposal) => proposal.method === "undo";
+
 function values(proposal) {
+  if (isUndo(proposal)) return null;
   return Object.entries(proposal.args).map(([name, value]) => html`<dt>${name}</dt><dd>${plain(value)}</dd>`);
 }
 
@@ -56,7 +61,7 @@ function buttons(proposal) {
   if (doing.mode === "edit") return html`${button("apply", "Approve as edited", "lm-yes")}${button("read", "Cancel", "")}`;
   if (doing.mode === "reject") return html`${button("refuse", "Reject", "lm-no")}${button("read", "Cancel", "")}`;
   const sent = isSent(proposal.id);
-  return html`${button("approve", sent ? "Sent ..." : "Approve", "lm-yes", sent)}${button("edit", "Edit", "", sent)}
+  return html`${button("approve", sent ? "Sent ..." : "Approve", "lm-yes", sent)}${isUndo(proposal) ? null : button("edit", "Edit", "", sent)}
     ${button("reject", "Reject", "lm-no", sent)}`;
 }
 
@@ -76,7 +81,7 @@ function card(proposal, waiting) {
   return html`
     <section class="lm-card lm-asks" aria-labelledby="lm-approval-title" data-proposal="${proposal.id}">
       ${header(proposal, waiting)}
-      <h3>${proposal.method}</h3>
+      <h3>${titleOf(proposal)}</h3>
       <div class="lm-confidence" role="meter" aria-label="Confidence" aria-valuemin="0" aria-valuemax="100"
         aria-valuenow="${confidence}"><i style="width:${confidence}%"></i></div>
       <p>${proposal.evidence?.summary ?? ""} Confidence ${percent(proposal.confidence, 0)}.</p>

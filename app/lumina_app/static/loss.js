@@ -10,11 +10,22 @@ const view = { smooth: true, log: false };
 
 const isEmergency = (mark) => mark.method.startsWith("emergency") || mark.method.startsWith("rollback");
 
+const VERDICTS = { helped: "good", hurt: "bad", neutral: "dim", inconclusive: "dim" };
+
+/** The mark's colour: what it turned out to do, and until that is known how grave it was. */
+const paintOf = (mark, paint) => paint[VERDICTS[mark.effect?.state]] ?? (isEmergency(mark) ? paint.bad : paint.warn);
+
+function effectText({ effect }) {
+  if (!effect) return "not measured";
+  if (effect.state === "pending") return `known at step ${effect.due_step ?? "?"}`;
+  return effect.summary ? `${effect.state}: ${effect.summary}` : effect.state;
+}
+
 function markText(mark) {
-  const effect = typeof mark.effect === "object" && mark.effect !== null ? mark.effect.summary ?? mark.effect.state : mark.effect;
+  const effect = effectText(mark);
   const by = mark.author?.name ? ` · ${mark.author.name}` : "";
   return `<b>${escapeText(mark.method)}</b> ${escapeText(words(mark.args))}<br>${escapeText(mark.state ?? "")}${escapeText(by)}<br>` +
-    `effect: ${escapeText(effect || "pending")}`;
+    `effect ${escapeText(effect)}`;
 }
 
 function curves(series, paint) {
@@ -37,14 +48,20 @@ function curves(series, paint) {
 function marksTrace(marks, paint) {
   return {
     x: marks.map((mark) => mark.step), y: marks.map(() => 0.97), yaxis: "y2", name: "interventions", mode: "markers",
-    marker: { symbol: "triangle-down", size: 10, color: marks.map((mark) => (isEmergency(mark) ? paint.bad : paint.warn)) },
+    marker: { symbol: "triangle-down", size: 10, color: marks.map((mark) => paintOf(mark, paint)) },
     text: marks.map(markText), hovertemplate: "%{text}<extra>step %{x}</extra>",
   };
 }
 
+/** The verdict in a word beside the mark; the figures are in the mark's own text. */
+const verdictNote = (mark, paint) => ({
+  x: mark.step, xref: "x", y: 0.93, yref: "paper", text: mark.effect.state, showarrow: false, xanchor: "left", xshift: 5,
+  font: { size: 10.5, color: paintOf(mark, paint) },
+});
+
 const markLine = (mark, paint) => ({
   type: "line", x0: mark.step, x1: mark.step, yref: "paper", y0: 0, y1: 1,
-  line: { color: isEmergency(mark) ? paint.bad : paint.warn, width: 1, dash: "dash" },
+  line: { color: paintOf(mark, paint), width: 1, dash: "dash" },
 });
 
 function lossAxis(series, paint) {
@@ -66,6 +83,7 @@ function render(chart, { run, series, marks }) {
     yaxis: lossAxis(series, paint),
     yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
     shapes: marks.map((mark) => markLine(mark, paint)),
+    annotations: marks.filter((mark) => VERDICTS[mark.effect?.state]).map((mark) => verdictNote(mark, paint)),
   };
   chart.setAttribute("aria-label", `Loss over ${series.loss.step.length} points, ${marks.length} interventions marked`);
   draw(chart, [...curves(series, paint), marksTrace(marks, paint)], layout, run);

@@ -22,13 +22,20 @@ function canUndo(receipt) {
   return inForce && !undone && LIVE_STATES.has(state.doc?.state);
 }
 
+/** What the steps after it told: a verdict with its figures, or when it will be known. */
+function effect({ effect: told }) {
+  if (!told) return null;
+  if (told.state === "pending") return html`<small class="lm-effect" data-effect="pending">effect known at step ${integer(told.due_step)}</small>`;
+  return html`<small class="lm-effect" data-effect="${told.state}"><em>${told.state}</em> ${told.summary ?? ""}</small>`;
+}
+
 function line(receipt) {
   const what = receipt.kind === "undo" ? `undo ${receipt.method ?? ""}` : receipt.method ? `${receipt.method} ${words(receipt.args)}` : receipt.kind;
   const read = receipt.reason ?? change(receipt);
   const step = receipt.step === null || receipt.step === undefined ? "" : integer(receipt.step);
   return html`<li data-state="${receipt.state}" data-receipt="${receipt.id}"><span>${step}</span>
     <p><b>${what}</b> <i>${receipt.state}</i>
-      ${canUndo(receipt) && html`<button type="button" data-undo="${receipt.id}" title="set the old values again">Undo</button>`}${read && html`<small>${read}</small>`}</p></li>`;
+      ${canUndo(receipt) && html`<button type="button" data-undo="${receipt.id}" title="set the old values again">Undo</button>`}${read && html`<small>${read}</small>`}${effect(receipt)}</p></li>`;
 }
 
 export function mount(element, { trigger }) {

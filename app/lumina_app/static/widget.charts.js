@@ -136,10 +136,15 @@ class LossChart {
     const { top, bottom, x0, x1 } = this.frame;
     if (mark.step < x0 || mark.step > x1) return;
     const at = this.x(mark.step);
-    const group = add(svg, "g", { class: mark.method.startsWith("emergency") ? "lw-mark lw-worse" : "lw-mark" });
+    const verdict = mark.effect?.state ?? "pending";
+    const worse = verdict === "hurt" || (verdict === "pending" && mark.method.startsWith("emergency"));
+    const better = verdict === "helped" ? " lw-better" : "";
+    const group = add(svg, "g", { class: `lw-mark${worse ? " lw-worse" : better}`, "data-effect": verdict });
     add(group, "line", { x1: at, x2: at, y1: top, y2: bottom });
     add(group, "path", { d: `M${at - 5} ${top}h10l-5 8z` });
-    add(group, "title", {}, `${mark.method} ${words(mark.args)} at step ${mark.step}`);
+    if (verdict !== "pending") add(group, "text", { x: at + 7, y: top + 8 }, verdict);
+    const told = mark.effect?.summary ? `, ${verdict}: ${mark.effect.summary}` : "";
+    add(group, "title", {}, `${mark.method} ${words(mark.args)} at step ${mark.step}${told}`);
   }
 
   explain(validation) {

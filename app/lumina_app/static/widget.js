@@ -173,7 +173,8 @@ class Approvals {
     add(meter, "i", { style: `width:${sure}%` });
     add(body, "p", { class: "lw-dim" }, `${proposal.evidence?.summary ?? ""} Confidence ${sure}%.`);
     const form = add(body, "div", { class: "lw-args" });
-    const inputs = Object.entries(proposal.args).map(([name, value]) => {
+    const given = proposal.method === "undo" ? {} : proposal.args; // an undo's receipt is nothing to edit
+    const inputs = Object.entries(given).map(([name, value]) => {
       const label = add(form, "label", {}, name);
       return add(label, "input", { name, value, "data-was": value, readonly: true, inputmode: "decimal", autocomplete: "off" });
     });
@@ -298,7 +299,14 @@ class Receipts {
     add(text, "i", {}, state);
     const detail = refusal ?? receipt?.reason ?? (receipt ? change(receipt) : "");
     if (detail) add(text, "small", {}, detail);
+    if (receipt?.effect) add(text, "small", { class: "lw-effect", "data-effect": receipt.effect.state }, effectText(receipt.effect));
   }
+}
+
+/** "helped: loss -3 % against its trend", or when it will be known. */
+function effectText({ state, summary, due_step }) {
+  if (state === "pending") return `effect known at step ${integer(due_step)}`;
+  return summary ? `${state}: ${summary}` : state;
 }
 
 const asked = ({ kind, method, args }) => (method ? `${method} ${words(args)}` : kind);
