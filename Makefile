@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 UNIT := tests --ignore=tests/live --ignore=tests/browser --ignore=tests/notebooks
 .DEFAULT_GOAL := help
-.PHONY: help install ui dev check format test unit live browser notebooks lab clean
+.PHONY: help install ui dev check format test unit live browser notebooks lab gym clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ notebooks: dev  ## the notebook executed, and its view clicked in JupyterLab
 
 lab: dev  ## JupyterLab on notebooks/, for this machine only
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks
+
+gym: dev  ## the orchestrator against baselines on broken runs; writes docs/orchestrator.md (25 minutes on two cores)
+	$(BIN)/python benchmarks/gym.py
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -92,6 +92,11 @@ class Trainer:
         """The last optimizer step that was attempted."""
         return self._session.state.step
 
+    @property
+    def session(self) -> Session:
+        """The parts of this run, for programs that put something around them: the gym, benchmarks."""
+        return self._session
+
     def train(self, until: int | None = None) -> str:
         """Trains up to step `until`, or to the end of the budget; returns `running`, `finished` or `stopped`."""
         self._session.writer.meta("state", "running")
