@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from lumina.gym.faults import Broken
 from lumina.gym.methods import METHODS, Method
 from lumina.gym.plan import Cell
 from lumina.gym.scenario import configuration
-from lumina.orchestrator import Orchestrator
+from lumina.orchestrator import Orchestrator, RunFacts
 from lumina.train.evaluate import evaluate
 from lumina.train.session import Session
 from lumina.train.trainer import Trainer
@@ -58,23 +58,41 @@ class Stage:
         return stats
 
 
+class Ears(Protocol):
+    """Whoever wants to hear what the orchestrator is shown."""
+
+    facts: RunFacts | None
+    hparams: list[dict[str, float]]
+
+    def observe(self, series: Mapping[str, float], arrays: Mapping[str, Any]) -> None: ...
+
+
 class Witness:
     """The orchestrator of a run in the gym: the real one, with every check written down."""
 
-    def __init__(self, orchestrator: Orchestrator) -> None:
-        self._orchestrator = orchestrator
+    def __init__(self, orchestrator: Orchestrator, ears: Ears | None = None) -> None:
+        self._orchestrator, self._ears = orchestrator, ears
         self.issues: list[dict[str, Any]] = []
+        if ears is not None:
+            ears.facts = orchestrator.facts
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._orchestrator, name)
 
-    def check(self, step: int, *args: Any, **kwargs: Any) -> Any:
-        result = self._orchestrator.check(step, *args, **kwargs)
+    def observe(self, step: int, series: Mapping[str, float], arrays: Mapping[str, Any]) -> None:
+        if self._ears is not None:
+            self._ears.observe(series, arrays)
+        self._orchestrator.observe(step, series, arrays)
+
+    def check(self, step: int, hparams: Mapping[str, float], *args: Any, **kwargs: Any) -> Any:
+        if self._ears is not None:
+            self._ears.hparams.append(dict(hparams))
+        result = self._orchestrator.check(step, hparams, *args, **kwargs)
         self.issues += [{"step": step, "code": i.code, "confidence": i.confidence} for i in result.health.issues]
         return result
 
 
-def run_cell(cell: Cell) -> dict[str, Any]:
+def run_cell(cell: Cell, ears: Ears | None = None) -> dict[str, Any]:
     """Trains a cell and tells, as JSON: how it ended, the validation losses, and what was proposed and done when.
 
     A run that breaks down is a result, too: it is scored by the model that it leaves.
@@ -86,7 +104,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         trainer = Trainer(config, name="run", directory=Path(folder))
         session = trainer.session
         broken = None if cell.fault is None else Broken(cell.fault, session)
-        stage, witness = Stage(session, broken, method), Witness(session.orchestrator)
+        stage, witness = Stage(session, broken, method), Witness(session.orchestrator, ears)
         session.engine, session.orchestrator = stage, witness  # type: ignore[assignment]
         session.loader = session.loader if broken is None else broken.loader(session.loader)
         status, curve = _train(trainer, method, cell.steps)
