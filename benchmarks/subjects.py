@@ -92,7 +92,11 @@ def engine_of_trainer(spec: dict[str, Any]) -> Step:
     def step(number: int) -> dict[str, float]:
         found = session.loader.batch((number - 1) * size, size)
         rate = session.plan.learning_rate(number)
-        return {"loss": session.engine.train_step(number, [MicroBatch(found.tokens, found.labels)], rate).loss}
+        return {
+            "loss": session.engine.train_step(
+                number, [MicroBatch(found.tokens, found.labels, found.documents)], rate
+            ).loss
+        }
 
     return step
 

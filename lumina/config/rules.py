@@ -144,6 +144,26 @@ def _epochs_in_order(config: Config) -> Broken:
 
 
 @rule("data.training_mode", "data.base_paths", "data.finetuning_paths")
+def _hybrid_has_both_kinds(config: Config) -> Broken:
+    mode, data = config.data.training_mode, config.data
+    if mode not in ("hybrid_sequential", "hybrid_interleaved") or bool(data.base_paths) == bool(data.finetuning_paths):
+        return None
+    missing = "finetuning_paths" if data.base_paths else "base_paths"
+    return (
+        f"data.training_mode = {mode} needs base texts and conversations, and data.{missing} is empty",
+        f"set data.{missing}, or leave the mode out",
+    )
+
+
+@rule("data.stride", "training.sequence_length", "model.max_position_embeddings")
+def _stride_advances(config: Config) -> Broken:
+    stride, length = config.data.stride, config.sequence_length
+    if stride < length:
+        return None
+    return f"data.stride = {stride} leaves nothing new in a sequence of {length} tokens", f"use 0 to {length - 1}"
+
+
+@rule("data.training_mode", "data.base_paths", "data.finetuning_paths")
 def _mode_uses_all_paths(config: Config) -> Broken:
     mode, data = config.data.training_mode, config.data
     unused = {"base_only": ("finetuning", data.finetuning_paths), "finetuning_only": ("base", data.base_paths)}

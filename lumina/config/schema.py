@@ -308,15 +308,37 @@ class DataConfig(Group):
 
     training_mode: Literal["base_only", "finetuning_only", "hybrid_sequential", "hybrid_interleaved"] | None = param(
         None,
-        "How base text and conversations are used; null follows from the paths that are given.",
-        available=(None, "base_only", "finetuning_only"),
+        "How base text and conversations are used; null follows from what the files are, and is said.",
     )
     base_paths: Paths = param((), "Files or folders of plain text; without any path the built-in corpus is used.")
     finetuning_paths: Paths = param((), "Files or folders of conversations.")
     base_eval_paths: Paths = param((), "Plain text for validation; without, a share of the documents is held out.")
     finetuning_eval_paths: Paths = param((), "Conversations for validation; without, a share of them is held out.")
-    base_ratio: float = param(
-        0.7, "Share of base text when both are mixed.", ge=0, le=1, typical=(0.0, 1.0), available=False
+    base_ratio: float | None = param(
+        0.7,
+        "Share of base sequences in hybrid_interleaved; null mixes them in proportion to what there is.",
+        ge=0,
+        le=1,
+        typical=(0.0, 1.0),
+    )
+    interleave_strategy: Literal["ratio", "alternating", "random"] = param(
+        "ratio",
+        "How hybrid_interleaved keeps base_ratio: in every batch, by whole steps that take turns, or by chance.",
+    )
+    base_epochs: int | None = param(
+        None, "Passes over the base text in hybrid_sequential; null is the epochs of the run.", ge=1, typical=(1, 100)
+    )
+    finetuning_epochs: int | None = param(
+        None,
+        "Passes over the conversations in hybrid_sequential; null is the epochs of the run.",
+        ge=1,
+        typical=(1, 100),
+    )
+    phase_warmup_steps: int = param(
+        0,
+        "Steps over which the learning rate rises from zero again when hybrid_sequential comes to the conversations.",
+        ge=0,
+        typical=(0, 10000),
     )
     mask_user_tokens: bool = param(False, "Take the loss of conversations on the assistant's words only.")
     tokenizer: PathText = param(
@@ -329,17 +351,46 @@ class DataConfig(Group):
         0.05, "Share of unreadable lines above which a file is an error.", ge=0, le=1, typical=(0.0, 0.2)
     )
     corpus_documents: int = param(6000, "Documents of the built-in corpus.", ge=20, typical=(100, 1000000))
-    num_workers: int = param(0, "Threads that load data.", ge=0, typical=(0, 16), available=False)
+    num_workers: int = param(
+        0,
+        "Threads that read batches ahead; with difficulty_sampling there is nothing to read ahead.",
+        ge=0,
+        typical=(0, 16),
+    )
     quality_threshold: float = param(
         0.85, "Samples that score lower are left out.", ge=0, le=1, typical=(0.0, 1.0), available=False
     )
     automatic_data_cleaning: bool = param(
         False, "Leave out malformed samples and normalise the others.", available=False
     )
-    curriculum_aggressiveness: float = param(
-        0.0, "How strongly easy samples come first.", ge=0, le=1, typical=(0.0, 1.0), available=False
+    packing: Literal["pack", "pad"] = param(
+        "pack",
+        "pack fills every sequence with documents one after the other; pad gives each document a sequence of its own, "
+        "padded to one of a few lengths.",
     )
-    stride: int = param(0, "Tokens that neighbouring sequences share.", ge=0, typical=(0, 4096), available=False)
+    document_boundaries: bool = param(
+        True, "Documents packed into one sequence do not see each other, and positions begin anew with each."
+    )
+    stride: int = param(
+        0,
+        "Tokens that a sequence repeats from the one before as context; they carry loss once.",
+        ge=0,
+        typical=(0, 4096),
+    )
+    curriculum_aggressiveness: float = param(
+        0.0,
+        "How strongly easy sequences (of frequent tokens) come first in the first pass: 0 not at all, 1 strictly.",
+        ge=0,
+        le=1,
+        typical=(0.0, 1.0),
+    )
+    difficulty_sampling: float = param(
+        0.0,
+        "Chance that a sequence gives way to one drawn at random whose last loss was higher.",
+        ge=0,
+        le=1,
+        typical=(0.0, 0.5),
+    )
 
 
 class OrchestratorConfig(Group):

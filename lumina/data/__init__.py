@@ -3,11 +3,12 @@
 Torch-free; it must not know models, runs or steps: a position in the data is a number of sequences.
 """
 
+from lumina.data.dataset import Dataset, Source
 from lumina.data.identity import changed_files
 from lumina.data.loader import Batch, Loader
-from lumina.data.prepare import Dataset, contents, prepare
+from lumina.data.mix import Program, mode_of
+from lumina.data.prepare import contents, prepare
 from lumina.data.report import DataError, DataReport, FileReport, Issue
-from lumina.data.sequences import SequenceSet
 from lumina.data.validate import check_paths, classify_paths
 
 __all__ = [
@@ -18,10 +19,12 @@ __all__ = [
     "FileReport",
     "Issue",
     "Loader",
-    "SequenceSet",
+    "Program",
+    "Source",
     "changed_files",
     "check_paths",
     "classify_paths",
     "contents",
+    "mode_of",
     "prepare",
 ]

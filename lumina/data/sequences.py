@@ -1,55 +1,127 @@
-"""Packed sequences on disk: fixed-length rows of token ids, read through a memory map."""
+"""Training sequences as views of stored tokens: packed one after the other, or one document each, padded.
+
+A sequence is cut out when it is asked for; nothing is stored twice. It knows no order and no sources.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lumina.data.tokens import FIRST, LOSS, TokenStore
+
+BUCKETS = 8  # lengths that padded batches are rounded up to, at most
+NARROWEST = 32  # tokens of the smallest bucket
+
 
 @dataclass(frozen=True)
-class SequenceSet:
-    """Rows [count, T + 1] of token ids, and a mask of the same shape (0: no loss), or None for all."""
+class Rows:
+    """Sequences of T + 1 tokens [count, T + 1]; `loss` is 0 where no loss is taken on a token, `document` numbers the
+    documents of a row from 0 on and is -1 at padding."""
 
     tokens: NDArray[np.int32]
-    mask: NDArray[np.uint8] | None
+    loss: NDArray[np.bool_]
+    document: NDArray[np.int32]
+
+
+class Sequences(Protocol):
+    """All sequences of a source; `tokens` is how many a model sees in all of them, padding left out."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+    def rows(self, index: NDArray[np.int64]) -> Rows: ...
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Windows over the tokens in a row, each `length` + 1 long; a window begins `stride` tokens before the last one's
+    end, and loss is taken on those in the earlier one only. What is left at the end fills one more, padded."""
+
+    store: TokenStore
+    length: int
+    stride: int
+    pad: int
+    boundaries: bool
 
     @property
     def count(self) -> int:
-        return len(self.tokens)
+        if len(self.store) < 2:
+            return 0
+        return 1 + max(0, -(-(len(self.store) - 1 - self.length) // (self.length - self.stride)))
+
+    @property
+    def tokens(self) -> int:
+        return max(0, len(self.store) - 1 + max(0, self.count - 1) * self.stride)
+
+    def rows(self, index: NDArray[np.int64]) -> Rows:
+        starts = index * (self.length - self.stride)
+        seen = np.where(index > 0, self.stride, 0)
+        return _cut(self.store, starts, starts + self.length + 1, seen, self.length + 1, self.pad, self.boundaries)
 
 
-def pack(documents: Iterable[tuple[list[int], list[int]]], length: int, pad: int) -> SequenceSet:
-    """Joins (ids, mask) documents and cuts them into rows of `length` + 1; neighbours share one token.
+class Padded:
+    """One document each, or a piece of at most `length` + 1 tokens of a longer one, padded to a common length. They are
+    sorted by length, so that neighbours need little padding."""
 
-    What is left at the end fills one more row, padded without loss, so that no token is lost.
-    """
-    ids: list[int] = []
-    mask: list[int] = []
-    for document, flags in documents:
-        ids += document
-        mask += flags
-    rows = max(1, -(-(len(ids) - 1) // length))
-    tokens = np.full(rows * length + 1, pad, dtype=np.int32)
-    flags_all = np.zeros(rows * length + 1, dtype=np.uint8)
-    tokens[: len(ids)] = ids
-    flags_all[: len(ids)] = mask
-    starts = np.arange(rows)[:, None] * length + np.arange(length + 1)[None, :]
-    return SequenceSet(tokens[starts], flags_all[starts])
+    def __init__(self, store: TokenStore, length: int, stride: int, pad: int) -> None:
+        self.store, self.length, self.stride, self.pad = store, length, stride, pad
+        start, stop, seen = _pieces(store.document_lengths(), length, stride)
+        order = np.argsort(stop - start, kind="stable")
+        self._start, self._stop, self._seen = start[order], stop[order], seen[order]
+
+    @property
+    def count(self) -> int:
+        return len(self._start)
+
+    @property
+    def tokens(self) -> int:
+        return int((self._stop - self._start - 1).sum())
+
+    def rows(self, index: NDArray[np.int64]) -> Rows:
+        start, stop, seen = self._start[index], self._stop[index], self._seen[index]
+        width = bucket(int((stop - start).max(initial=2)) - 1, self.length) + 1
+        return _cut(self.store, start, stop, seen, width, self.pad, True)
 
 
-def store(sequences: SequenceSet, stem: Path) -> None:
-    """Writes `<stem>.tokens.npy` and `<stem>.mask.npy`."""
-    np.save(stem.with_suffix(".tokens.npy"), sequences.tokens)
-    np.save(stem.with_suffix(".mask.npy"), sequences.mask)  # type: ignore[arg-type]
+def bucket(tokens: int, longest: int) -> int:
+    """`tokens` rounded up to one of a few lengths."""
+    step = max(NARROWEST, -(-longest // BUCKETS))
+    return min(longest, max(1, -(-tokens // step)) * step)
 
 
-def load(stem: Path) -> SequenceSet:
-    """Memory-mapped rows written by `store`."""
-    tokens: NDArray[Any] = np.load(stem.with_suffix(".tokens.npy"), mmap_mode="r", allow_pickle=False)
-    mask: NDArray[Any] = np.load(stem.with_suffix(".mask.npy"), mmap_mode="r", allow_pickle=False)
-    return SequenceSet(tokens, mask)
+def _pieces(lengths: NDArray[np.int64], longest: int, stride: int) -> tuple[NDArray[np.int64], ...]:
+    """Start and stop of each piece, and how many of its tokens after the first the piece before has already."""
+    ends = lengths.cumsum()
+    begins, step = ends - lengths, longest - stride
+    pieces = np.where(lengths < 2, 0, 1 + np.maximum(0, -(-(lengths - 1 - longest) // step)))
+    document = np.repeat(np.arange(len(lengths)), pieces)
+    number = np.arange(len(document)) - np.repeat(pieces.cumsum() - pieces, pieces)
+    start = begins[document] + number * step
+    stop = np.minimum(start + longest + 1, ends[document])
+    return start, stop, np.where(number > 0, stride, 0)
+
+
+def _cut(store: TokenStore, start: NDArray[np.int64], stop: NDArray[np.int64], seen: NDArray[np.int64], width: int,
+         pad: int, boundaries: bool) -> Rows:  # fmt: skip
+    tokens = np.full((len(start), width), pad, dtype=np.int32)
+    flags = np.zeros((len(start), width), dtype=np.uint8)
+    held = np.empty((len(start), 1), dtype=np.int64)
+    for row, (first, last) in enumerate(zip(start.tolist(), stop.tolist(), strict=True)):
+        ids, marks = store.window(first, last)
+        held[row] = len(ids)
+        tokens[row, : len(ids)], flags[row, : len(ids)] = ids, marks
+    place = np.arange(width)
+    opens = (flags & FIRST) > 0
+    opens[:, 0] = False
+    document = opens.cumsum(1, dtype=np.int32) if boundaries else np.zeros(tokens.shape, np.int32)
+    document[place >= held] = -1
+    loss = ((flags & LOSS) > 0) & (place > seen[:, None])
+    # The first token of a document follows from nothing that its document holds.
+    return Rows(tokens, loss & ~opens if boundaries else loss, document)

@@ -17,7 +17,7 @@ def evaluate(engine: Engine, validation: Loader, sequences: int, batch_size: int
     tokens = done = 0
     while done < sequences:
         batch = validation.batch(done, min(batch_size, sequences - done))
-        stats = engine.eval_step(MicroBatch(batch.tokens, batch.labels))
+        stats = engine.eval_step(MicroBatch(batch.tokens, batch.labels, batch.documents))
         loss, topk = loss + stats.loss_sum, topk + stats.loss_topk_sum
         correct, tokens = correct + stats.correct, tokens + stats.tokens
         done += len(batch.tokens)

@@ -93,7 +93,7 @@ class Loop:
         batches = []
         for index in range(session.accumulation):
             batch = session.loader.batch(session.state.position + index * size, size)
-            batches.append(MicroBatch(batch.tokens, batch.labels))
+            batches.append(MicroBatch(batch.tokens, batch.labels, batch.documents))
         return batches
 
     def _when_due(self, stats: StepStats, series: dict[str, float]) -> None:

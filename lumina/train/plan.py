@@ -6,17 +6,24 @@ import math
 from dataclasses import dataclass
 
 from lumina.config import Config
+from lumina.data import Program
 from lumina.train import schedule
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The length of a run: `total_steps` optimizer steps of `sequences_per_step` sequences."""
+    """The length of a run: `total_steps` optimizer steps of `sequences_per_step` sequences.
+
+    `horizon` is the length in sequences that the run was configured with; an extension does not move it, so that what
+    was trained on stays what it was. From sequence `boundary` on it is in the second phase of hybrid_sequential.
+    """
 
     config: Config
     total_steps: int
     reason: str
     sequences_per_step: int
+    horizon: int = 0
+    boundary: int | None = None
 
     @property
     def seed(self) -> int:
@@ -24,18 +31,26 @@ class Plan:
 
     def learning_rate(self, step: int) -> float:
         """Scheduled rate of optimizer step `step` (from 1), before interventions."""
-        return schedule.learning_rate(step, self.config.training, self.total_steps)
+        rate = schedule.learning_rate(step, self.config.training, self.total_steps)
+        rewarming = self.config.data.phase_warmup_steps
+        if self.boundary is None or not rewarming:
+            return rate
+        since = step - self.boundary // self.sequences_per_step  # steps that have seen the second phase
+        return rate * min(1.0, since / rewarming) if since > 0 else rate
 
 
-def make_plan(config: Config, *, sequences_per_epoch: int, automatic_epochs: int, steps: int | None = None) -> Plan:
+def make_plan(config: Config, *, program: Program, automatic_epochs: int, steps: int | None = None) -> Plan:
     """`steps` (or training.max_steps) beats automatic epochs, which beat num_epochs; the reason says which one held."""
     training = config.training
     per_step = training.batch_size * training.gradient_accumulation_steps
-    steps = steps if steps is not None else training.max_steps
-    if steps is not None:
-        return Plan(config, steps, f"{steps:,} steps as asked for", per_step)
     automatic = config.chinchilla.auto_epoch_scaling
     epochs = automatic_epochs if automatic else training.num_epochs
-    total = math.ceil(epochs * sequences_per_epoch / per_step)
+    by_epochs = max(1, math.ceil(program.sequences(epochs) / per_step))
+    planned = training.max_steps or by_epochs
+    asked = None if training.max_steps is None else planned * per_step
     source = "automatic epochs from the Chinchilla budget" if automatic else "num_epochs"
-    return Plan(config, max(1, total), f"{total:,} steps = {epochs} epochs ({source})", per_step)
+    reason = f"{by_epochs:,} steps = {program.describe(epochs)} ({source})"
+    total = steps if steps is not None else planned
+    if steps is not None or training.max_steps is not None:
+        reason = f"{total:,} steps as asked for"
+    return Plan(config, total, reason, per_step, planned * per_step, program.boundary(epochs, asked))

@@ -59,6 +59,7 @@ UNITS: dict[str, str] = {
     "chinchilla.predicted_final_loss": "nats",
     "checkpoint.stall_seconds": "s",
     "data.wait_seconds": "s",
+    "data.wait_share": "fraction",
 }
 """Every series that a run may record, with its unit; per-layer series add `.layerN` to a name."""
 
@@ -73,6 +74,7 @@ WALL_CLOCK = frozenset(
         "memory_reserved",
         "checkpoint.stall_seconds",
         "data.wait_seconds",
+        "data.wait_share",
     }
 )
 
@@ -106,6 +108,7 @@ class Recorder:
             "samples_per_second": samples / seconds,
             "step_seconds": seconds,
             "data.wait_seconds": waited,
+            "data.wait_share": waited / seconds,
             "tokens": float(self.state.tokens),
             "memory_rss": self._rss,
             **cuda_memory(),

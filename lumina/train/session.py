@@ -22,6 +22,11 @@ from lumina.train.recorder import Recorder
 from lumina.train.state import TrainState
 
 
+def training_loader(dataset: Dataset, plan: Plan) -> Loader:
+    """The batches that a run of this plan trains on."""
+    return dataset.training_loader(unit=plan.sequences_per_step, horizon=plan.horizon, boundary=plan.boundary)
+
+
 @dataclass
 class Session:
     """The parts of a running trainer; `state` and `ledger` are the only ones that change from step to step."""
@@ -49,7 +54,7 @@ class Session:
     @property
     def validation_sequences(self) -> int:
         """How many held-out sequences each validation uses."""
-        return min(self.config.training.eval_sequences, self.dataset.validation.count)
+        return min(self.config.training.eval_sequences, self.dataset.validation_count)
 
     @property
     def batch_size(self) -> int:
@@ -68,7 +73,10 @@ class Session:
 
     def recreate_loader(self) -> None:
         """A new loader over the run's data; the position is the session's, so that the next batch is the one due."""
-        self.loader = Loader(self.dataset.train, self.config.training.seed)
+        history = self.loader.history
+        self.loader.close()
+        self.loader = training_loader(self.dataset, self.plan)
+        self.loader.history = history
 
     def tell_live(self) -> None:
         """Shows what an intervention or a rewind may have changed."""

@@ -16,7 +16,7 @@ import torch
 from lumina.accounting import count_parameters, flops_per_token, recommended_epochs, token_budget
 from lumina.checkpoint import CanonicalState, Manifest, load_checkpoint
 from lumina.config import Config, read_config
-from lumina.data import Dataset, Loader, changed_files, contents, prepare
+from lumina.data import Dataset, changed_files, contents, prepare
 from lumina.engine.torch_engine import TorchEngine
 from lumina.hardware import Hardware, PrecisionChoice, choose_precision, choose_threads, detect
 from lumina.orchestrator import Orchestrator, RunFacts
@@ -31,7 +31,7 @@ from lumina.train.history import Ledger, Replay, answered, extended
 from lumina.train.interrupts import Interrupts, StoppedEarly
 from lumina.train.plan import Plan, make_plan
 from lumina.train.recorder import UNITS, Recorder
-from lumina.train.session import Session
+from lumina.train.session import Session, training_loader
 from lumina.train.state import TrainState
 from lumina.train.undo import abandon_off_line
 
@@ -86,8 +86,8 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
         writer=writer,
         inbox=inbox,
         dataset=dataset,
-        loader=Loader(dataset.train, config.training.seed),
-        validation=Loader(dataset.validation, None),
+        loader=training_loader(dataset, plan),
+        validation=dataset.validation_loader(),
         engine=engine,
         orchestrator=orchestrator,
         recorder=Recorder(state),
@@ -172,8 +172,8 @@ def _plan(config: Config, dataset: Dataset, history: list[Entry], steps: int | N
     counts = count_parameters(config, dataset.vocab_size)
     advice = recommended_epochs(config, counts, dataset.tokens_per_epoch)
     wanted = steps if steps is not None else extended(history)
-    plan = make_plan(config, sequences_per_epoch=dataset.train.count, automatic_epochs=advice.epochs, steps=wanted)
-    log.info("%s", plan.reason)
+    plan = make_plan(config, program=dataset.program, automatic_epochs=advice.epochs, steps=wanted)
+    log.info("%s (%s); %s", dataset.facts["mode"], dataset.facts["mode_reason"], plan.reason)
     return plan
 
 

@@ -115,6 +115,7 @@ class Trainer:
         session.writer.meta("state", state)
         session.writer.flush(60.0)
         write_metrics(session.paths)
+        session.loader.close()
         session.engine.close()
         session.writer.close()
         session.journal.close()

@@ -5,6 +5,7 @@ An observation takes parameters by name and returns something that can be compar
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 from lumina.accounting import count_parameters, token_budget
 from lumina.client import check_needs
 from lumina.config import ConfigError
-from lumina.data import DataError
+from lumina.data import DataError, Loader, prepare
+from lumina.data.loader import THREAD_NAME
 from lumina.model import surgery
 from lumina.model.mod import DepthRouter
 from lumina.orchestrator import Orchestrator, Proposal, RunFacts
@@ -195,18 +197,74 @@ def fact(name: str) -> Callable[..., Any]:
     return lambda **changes: dataset(**changes).facts[name]
 
 
+def loader(**changes: Any) -> Loader:
+    """The training batches of a run of 64 sequences in steps of 8; a first phase has 24 of them."""
+    made = dataset(**changes)
+    boundary = 24 if made.program.mode == "hybrid_sequential" else None
+    return made.training_loader(unit=8, horizon=64, boundary=boundary)
+
+
+def sources(**changes: Any) -> list[int]:
+    """Which source each of the first 64 sequences comes from."""
+    with_both = {"base_paths": "a.jsonl", "finetuning_paths": "chat.jsonl", **changes}
+    return [int(source) for source in loader(**with_both).locate(0, 64)[0]]
+
+
+def batches(**changes: Any) -> list[list[int]]:
+    """The tokens of the first sequences."""
+    rows: list[list[int]] = loader(**changes).batch(0, 8).tokens.tolist()
+    return rows
+
+
+def boundaries(**changes: Any) -> bool:
+    """Whether documents of one sequence are told apart."""
+    return loader(**changes).batch(0, 8).documents is not None
+
+
+def readers(**changes: Any) -> int:
+    """Threads that read batches ahead."""
+    made = loader(**changes)
+    for number in range(4):
+        made.batch(number * 2, 2)
+    count = sum(thread.name.startswith(THREAD_NAME) for thread in threading.enumerate())
+    made.close()
+    return count
+
+
+def rewarmed(**changes: Any) -> list[str]:
+    """The learning rates of a run whose second phase begins half-way."""
+    both = {"training_mode": "hybrid_sequential", "base_paths": "a.jsonl", "finetuning_paths": "chat.jsonl"}
+    return learning_rates(**{**both, **changes})
+
+
+def phases(**changes: Any) -> tuple[int, int | None]:
+    """Steps of a run with two phases, and the position at which the second begins."""
+    both = {"training_mode": "hybrid_sequential", "base_paths": "a.jsonl", "finetuning_paths": "chat.jsonl"}
+    made = config(**{**both, "auto_epoch_scaling": False, "num_epochs": 2, **changes})
+    plan = _plan(made, prepare(made), [], None)
+    return plan.total_steps, plan.boundary
+
+
+def gives_way(**changes: Any) -> list[int]:
+    """The sequences of a pass after one in which later ones were harder."""
+    made = loader(**changes)
+    if made.history is not None:
+        count = len(made.history.state()["loss_history"])
+        made.history.record(np.arange(count), np.arange(count, dtype=np.float32))
+    return [int(row) for row in made.locate(0, 40)[1]]
+
+
 def vocabulary(**changes: Any) -> int:
     return dataset(**changes).vocab_size
 
 
 def sequence_length(**changes: Any) -> int:
-    return int(dataset(**changes).train.tokens.shape[1]) - 1
+    return int(loader(**changes).batch(0, 1).tokens.shape[1])
 
 
 def labels_without_loss(**changes: Any) -> int:
-    mask = dataset(**changes).train.mask
-    assert mask is not None
-    return int(np.sum(np.asarray(mask) == 0))
+    made = dataset(**changes)
+    return int((loader(**changes).batch(0, made.program.sequences_per_epoch).labels == -100).sum())
 
 
 def judgement(**changes: Any) -> str | int:
@@ -227,7 +285,8 @@ def total_steps(**changes: Any) -> int:
 
 
 def learning_rates(**changes: Any) -> list[str]:
-    plan = _plan(config(max_steps=20, **changes), dataset(), [], None)
+    made = config(max_steps=20, **changes)
+    plan = _plan(made, prepare(made), [], None)
     return [digits(plan.learning_rate(step)) for step in range(1, 21)]
 
 

@@ -93,9 +93,18 @@ TRAINING = {
     "optimization.compile": Case(see.compiled, False, True),
 }
 DATA = {
-    "data.training_mode": Case(
-        see.fact("validation_documents"), None, "base_only", base_paths="a.jsonl", finetuning_eval_paths="chat.jsonl"
-    ),
+    "data.training_mode": Case(see.sources, None, "hybrid_sequential", base_ratio=0.5),
+    "data.base_ratio": Case(see.sources, 0.5, 0.7, None),
+    "data.interleave_strategy": Case(see.sources, "ratio", "alternating", "random", base_ratio=0.5),
+    "data.base_epochs": Case(see.phases, None, 1, 3),
+    "data.finetuning_epochs": Case(see.phases, None, 1, 3),
+    "data.phase_warmup_steps": Case(see.rewarmed, 0, 5),
+    "data.packing": Case(see.batches, "pack", "pad"),
+    "data.document_boundaries": Case(see.boundaries, True, False),
+    "data.stride": Case(see.fact("train_sequences"), 0, 8, 16),
+    "data.num_workers": Case(see.readers, 0, 1, 2),
+    "data.curriculum_aggressiveness": Case(see.batches, 0.0, 0.5, 1.0),
+    "data.difficulty_sampling": Case(see.gives_way, 0.0, 0.5, 1.0),
     "data.base_paths": Case(see.fact("train_documents"), (), "a.jsonl", "b.jsonl"),
     "data.finetuning_paths": Case(see.fact("train_documents"), (), "chat.jsonl"),
     "data.base_eval_paths": Case(see.fact("validation_documents"), (), "b.jsonl", base_paths="a.jsonl"),

@@ -38,6 +38,9 @@ def refusal(overrides: dict[str, Any]) -> str:
         ({"min_auto_epochs": 9, "max_auto_epochs": 8}, "chinchilla.min_auto_epochs = 9 is above"),
         ({"training_mode": "base_only", "finetuning_paths": "chat"}, "leaves out data.finetuning_paths"),
         ({"training_mode": "finetuning_only", "base_paths": "text"}, "leaves out data.base_paths"),
+        ({"training_mode": "hybrid_sequential", "base_paths": "text"}, "data.finetuning_paths is empty"),
+        ({"training_mode": "hybrid_interleaved", "finetuning_paths": "chat"}, "data.base_paths is empty"),
+        ({"stride": 64, "sequence_length": 64}, "leaves nothing new in a sequence of 64 tokens"),
     ],
 )
 def test_values_that_cannot_work_together_are_refused(overrides: dict[str, Any], said: str) -> None:
@@ -79,8 +82,7 @@ def test_the_parameters_of_this_version_are_available() -> None:
             for name in ("master_precision", "init_scale", "scale_factor", "scale_window", "min_scale")
         ),
         *("optimization." + name for name in ("use_deepspeed", "zero_stage", "cpu_offload")),
-        *("data." + name for name in ("base_ratio", "num_workers", "quality_threshold", "automatic_data_cleaning")),
-        *("data." + name for name in ("curriculum_aggressiveness", "stride")),
+        *("data." + name for name in ("quality_threshold", "automatic_data_cleaning")),
         *("chinchilla." + name for name in ("enable_loss_landscape", "enable_compute_efficiency")),
         *("orchestrator." + name for name in ("enable_emergency_recovery", "enable_architecture_adaptation")),
         "chinchilla.enable_early_stopping",

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from lumina.config import load_config
-from lumina.data import DataError, Loader, check_paths, prepare
+from lumina.data import DataError, check_paths
 from lumina.data.corpus import generate
 from lumina.data.sources import Document, Message
 from lumina.data.tokenizer import byte_tokenizer, encode
@@ -39,14 +37,6 @@ def test_missing_files_and_empty_folders_are_refused(tmp_path: Path) -> None:
         check_paths([tmp_path / "gone.txt"])
     with pytest.raises(DataError, match=r"no .* files in this folder"):
         check_paths([tmp_path])
-
-
-def test_every_sequence_is_seen_once_per_epoch_from_any_position() -> None:
-    dataset = prepare(load_config("debug", {"corpus_documents": 100, "model.vocab_size": 400}))
-    loader = Loader(dataset.train, 0)
-    whole = loader.batch(0, dataset.train.count).tokens
-    assert sorted(map(bytes, whole)) == sorted(map(bytes, np.ascontiguousarray(dataset.train.tokens[:, :-1])))
-    assert np.array_equal(Loader(dataset.train, 0).batch(3, 2).tokens, whole[3:5])
 
 
 def test_exactly_the_assistant_carries_loss() -> None:
