@@ -16,7 +16,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CanonicalState:
-    """Parameter name → float32 tensor on the CPU, with its Adam moments and step; buffers; and JSON-able `meta`."""
+    """Parameter name → float32 tensor on the CPU, with its Adam moments and step; buffers; and JSON-able `meta`.
+
+    `sidecar` is what the data's sampler remembers of single samples.
+    """
 
     params: dict[str, Tensor]
     exp_avg: dict[str, Tensor]
@@ -24,6 +27,7 @@ class CanonicalState:
     adam_step: dict[str, float]
     buffers: dict[str, Tensor]
     meta: dict[str, Any] = field(default_factory=dict)
+    sidecar: dict[str, Tensor] = field(default_factory=dict)
 
 
 def state_hash(state: CanonicalState) -> str:
@@ -33,7 +37,7 @@ def state_hash(state: CanonicalState) -> str:
     sets it anew from the schedule and `lr_scale`, and whoever only asked for it must not make two states differ.
     """
     digest = hashlib.sha256()
-    for table in (state.params, state.exp_avg, state.exp_avg_sq, state.buffers):
+    for table in (state.params, state.exp_avg, state.exp_avg_sq, state.buffers, state.sidecar):
         for name in sorted(table):
             tensor = table[name].detach().contiguous()
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())

@@ -90,6 +90,7 @@ def read_state(folder: Path, manifest: Manifest) -> CanonicalState:
         adam_step=document["adam_step"],
         buffers=_under("buffers.", tensors),
         meta=document["meta"],
+        sidecar=_under("sidecar.", moments),
     )
 
 

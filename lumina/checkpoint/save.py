@@ -29,6 +29,7 @@ def save_checkpoint(root: Path, step: int, state: CanonicalState, *, reason: str
     atomic.make_folder(folder)
     moments = {f"exp_avg.{name}": tensor for name, tensor in state.exp_avg.items()}
     moments.update({f"exp_avg_sq.{name}": tensor for name, tensor in state.exp_avg_sq.items()})
+    moments.update({f"sidecar.{name}": tensor for name, tensor in state.sidecar.items()})
     tensors = {f"params.{name}": tensor for name, tensor in state.params.items()}
     tensors.update({f"buffers.{name}": tensor for name, tensor in state.buffers.items()})
     contents = {

@@ -66,6 +66,11 @@ class Loader:
                 self._ahead[key] = self._pool.submit(self._read, *key)
         return self._read(position, count) if ready is None else ready.result()
 
+    def record(self, ids: Index, losses: NDArray[Any]) -> None:
+        """Takes in the losses of the sequences of a step, where difficulty sampling wants them."""
+        if self.history is not None:
+            self.history.record(ids, losses)
+
     def close(self) -> None:
         """Ends the threads."""
         if self._pool is not None:

@@ -31,7 +31,8 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepStats:
-    """One optimizer step. Losses in nats per token; `skipped` means that nothing was updated (non-finite)."""
+    """One optimizer step. Losses in nats per token, `sequence_losses` those of each sequence in the order of the
+    micro-batches; `skipped` means that nothing was updated (non-finite)."""
 
     step: int
     loss: float
@@ -43,6 +44,7 @@ class StepStats:
     skipped: bool
     series: Mapping[str, float]
     arrays: Mapping[str, NDArray[Any]]
+    sequence_losses: NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class StepValues:
     grad_norm: float
     series: dict[str, float]
     arrays: dict[str, NDArray[Any]]
+    sequence_losses: Floats
 
 
 class StepFigures:
@@ -66,6 +67,7 @@ class StepFigures:
         put = self._transfer
         put.begin()
         put("head", torch.stack((output.loss_sum, output.correct, total)))
+        put("sequences", output.loss_B)
         if self._telemetry:
             for index, layer in enumerate(output.layers):
                 if layer.moe is not None:
@@ -85,7 +87,8 @@ class StepFigures:
         if self._telemetry:
             self._experts(rows, series, arrays)
             self._depth(rows, series, arrays)
-        return StepValues(float(head[0]), float(head[1]), float(head[2]), norm, series, arrays)
+        sequences = rows["sequences"].reshape(-1)
+        return StepValues(float(head[0]), float(head[1]), float(head[2]), norm, series, arrays, sequences)
 
     def _experts(self, rows: dict[str, Floats], series: dict[str, float], arrays: dict[str, NDArray[Any]]) -> None:
         table = _Experts(self._model.config)

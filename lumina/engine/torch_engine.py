@@ -112,6 +112,7 @@ class TorchEngine:
             skipped=skipped,
             series=values.series,
             arrays=values.arrays,
+            sequence_losses=values.sequence_losses,
         )
 
     def _update(self) -> None:

@@ -16,12 +16,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x_ND: Tensor, weight_VD: Tensor, label_N: Tensor, needed: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         weight = weight_VD.to(x_ND.dtype)
         grad_x = torch.empty_like(x_ND) if needed else None
         grad_w = torch.zeros_like(weight_VD) if needed else None
         loss = torch.zeros((), device=x_ND.device)
         correct = torch.zeros((), device=x_ND.device)
+        each_N = torch.empty(len(x_ND), device=x_ND.device)
         for start in range(0, len(x_ND), CHUNK):
             x, label = x_ND[start : start + CHUNK], label_N[start : start + CHUNK]
             logit = (x @ weight.t()).float()
@@ -31,7 +32,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             peak, aimed = logit.amax(1, keepdim=True), logit.gather(1, target)
             power = logit.sub_(peak).exp_()
             total = power.sum(1, keepdim=True)
-            loss = loss + ((total.log() + peak - aimed) * valid).sum()
+            nats = (total.log() + peak - aimed) * valid
+            loss, each_N[start : start + CHUNK] = loss + nats.sum(), nats.squeeze(1)
             correct = correct + ((aimed == peak) & valid).sum()
             if grad_x is not None and grad_w is not None:
                 slope = power.mul_(valid / total)
@@ -40,8 +42,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 grad_w += slope.t() @ x
         ctx.save_for_backward(grad_x, grad_w)
         tokens = (label_N != IGNORED).sum().float()
-        ctx.mark_non_differentiable(correct, tokens)
-        return loss, correct, tokens
+        ctx.mark_non_differentiable(correct, tokens, each_N)
+        return loss, correct, tokens, each_N
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -49,9 +51,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad_x * grads[0].to(grad_x.dtype), grad_w * grads[0], None, None
 
 
-def cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed loss (nats) over labels that are not -100, how many were predicted right, and how many there are."""
+def cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Summed loss (nats) over labels that are not -100, how many were predicted right, how many there are, and the
+    loss of each (0 where there is none; without gradient)."""
     # Asked here: inside the function gradients are always off, and its own record does not know of no_grad.
     needed = torch.is_grad_enabled() and (x_ND.requires_grad or weight_VD.requires_grad)
-    result: tuple[Tensor, Tensor, Tensor] = _ChunkedCrossEntropy.apply(x_ND, weight_VD, label_N, needed)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = _ChunkedCrossEntropy.apply(x_ND, weight_VD, label_N, needed)  # type: ignore[no-untyped-call]
     return result

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from lumina.config import Config
 from lumina.model.knobs import Knobs
 from lumina.model.layers import Attention, RMSNorm, Rotary, SwiGLU, positions_of
-from lumina.model.loss import cross_entropy
+from lumina.model.loss import IGNORED, cross_entropy
 from lumina.model.mod import DepthRouter, ModStats
 from lumina.model.moe import MoE, MoEStats
 
@@ -28,12 +28,14 @@ class LayerStats:
 
 @dataclass
 class ModelOutput:
-    """Sums over the batch: `loss_sum` in nats over `tokens` labels; `auxiliary` is what the total loss adds to it."""
+    """Sums over the batch: `loss_sum` in nats over `tokens` labels; `auxiliary` is what the total loss adds to it.
+    `loss_B` is the mean loss of each sequence, not a number where it has no label."""
 
     loss_sum: Tensor
     tokens: Tensor
     correct: Tensor
     auxiliary: Tensor
+    loss_B: Tensor
     layers: list[LayerStats] = field(default_factory=list)
 
 
@@ -149,10 +151,11 @@ class Transformer(nn.Module):
         """Loss sums of a batch. `label_BT` is the next token of each position, or -100 for none; `document_BT` numbers
         the documents of a row, which do not see each other, and is -1 at padding behind them."""
         x_BTD, layers = self._trunk(token_BT, document_BT)
-        loss, correct, tokens = cross_entropy(
+        loss, correct, tokens, each_N = cross_entropy(
             x_BTD.reshape(-1, x_BTD.shape[-1]), self.output_weight, label_BT.reshape(-1)
         )
-        return ModelOutput(loss, tokens, correct, self._auxiliary(layers, loss), layers)
+        loss_B = each_N.view(label_BT.shape).sum(1) / (label_BT != IGNORED).sum(1)
+        return ModelOutput(loss, tokens, correct, self._auxiliary(layers, loss), loss_B, layers)
 
     def logits(self, token_BT: Tensor, document_BT: Tensor | None = None) -> Tensor:
         """Logits [B, T, V] of the next token, for generation and comparison."""

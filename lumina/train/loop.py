@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from lumina.engine.api import MicroBatch, StepStats
@@ -69,11 +70,12 @@ class Loop:
         """One optimizer step with everything that hangs on it."""
         session, state = self.session, self.session.state
         started = time.perf_counter()
-        batches = self._batches()
+        batches, ids = self._batches()
         waited = time.perf_counter() - started
         state.step += 1
         rate = session.plan.learning_rate(state.step) * state.lr_scale
         stats = session.engine.train_step(state.step, batches, rate)
+        session.loader.record(ids, stats.sequence_losses)
         samples = session.plan.sequences_per_step
         if stats.skipped:
             self._skipped(samples)
@@ -88,13 +90,14 @@ class Loop:
         self._when_due(stats, series)
         return stats
 
-    def _batches(self) -> list[MicroBatch]:
+    def _batches(self) -> tuple[list[MicroBatch], NDArray[np.int64]]:
+        """The micro-batches of the next step, and the numbers of their sequences."""
         session, size = self.session, self.session.batch_size
-        batches = []
-        for index in range(session.accumulation):
-            batch = session.loader.batch(session.state.position + index * size, size)
-            batches.append(MicroBatch(batch.tokens, batch.labels, batch.documents))
-        return batches
+        read = [
+            session.loader.batch(session.state.position + index * size, size) for index in range(session.accumulation)
+        ]
+        batches = [MicroBatch(batch.tokens, batch.labels, batch.documents) for batch in read]
+        return batches, np.concatenate([batch.ids for batch in read])
 
     def _when_due(self, stats: StepStats, series: dict[str, float]) -> None:
         session, step = self.session, self.session.state.step

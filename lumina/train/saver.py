@@ -33,7 +33,7 @@ class Saver:
         session = self.session
         state = session.engine.export_state()
         meta = {**state.meta, "trainer": session.state.to_json(), "orchestrator": session.orchestrator.state()}
-        return dataclasses.replace(state, meta=meta)
+        return dataclasses.replace(state, meta=meta, sidecar=session.sidecar())
 
     def save(self, reason: str) -> Path:
         """A checkpoint of the state after the current step; an unchanged state is not written twice.

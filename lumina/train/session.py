@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from lumina.config import Config
 from lumina.data import Dataset, Loader
 from lumina.engine.api import Engine
@@ -77,6 +80,16 @@ class Session:
         self.loader.close()
         self.loader = training_loader(self.dataset, self.plan)
         self.loader.history = history
+
+    def sidecar(self) -> dict[str, Tensor]:
+        """What the loader remembers of single sequences, for the canonical state."""
+        history = self.loader.history
+        return {} if history is None else {name: torch.from_numpy(table) for name, table in history.state().items()}
+
+    def restore_sidecar(self, tables: Mapping[str, Tensor]) -> None:
+        """Takes over what a canonical state remembers of single sequences."""
+        if self.loader.history is not None:
+            self.loader.history.restore({name: table.numpy() for name, table in tables.items()})
 
     def tell_live(self) -> None:
         """Shows what an intervention or a rewind may have changed."""

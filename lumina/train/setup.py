@@ -99,6 +99,8 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
         segment=segment,
         fingerprint=fingerprint,
     )
+    if start is not None:
+        session.restore_sidecar(start.sidecar)
     _tell(session, hardware, precision, threads)
     for change in changed:
         session.event("warning", "data", f"The data is not what this run was started with: {change}")

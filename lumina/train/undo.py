@@ -85,6 +85,7 @@ def rewind(session: Session, state: CanonicalState, manifest: Manifest, receipt:
     """
     left = _left_behind(session, manifest)
     session.engine.restore_state(state)
+    session.restore_sidecar(state.sidecar)
     _take_over(session.state, TrainState.from_json(state.meta["trainer"]))
     session.orchestrator.restore(state.meta["orchestrator"])
     parent, session.segment = session.segment, uuid.uuid4().hex

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small import SHAPE
 
 import lumina
 from lumina.checkpoint import list_checkpoints
+from lumina.data.loader import NO_LOSS
+from lumina.engine.api import MicroBatch
 from lumina.store.layout import RunPaths
 from lumina.store.reader import StoreReader
 from lumina.train.trainer import Trainer
@@ -30,6 +33,10 @@ MODES: dict[str, dict[str, Any]] = {
     "hybrid_sequential": {**BASE, **CHAT, "phase_warmup_steps": 2},
     "hybrid_interleaved": {**BASE, **CHAT, "interleave_strategy": "random"},
 }
+HARDER: dict[str, Any] = {
+    "corpus_documents": 20, "sequence_length": 32, "difficulty_sampling": 0.9, "curriculum_aggressiveness": 0.7,
+    "tokenizer": "bytes", "steps": 300, "save_every_n_batches": 1000,
+}  # fmt: skip
 
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the real files are not here")
 
@@ -90,3 +97,53 @@ def test_padded_sequences_train(tmp_path: Path) -> None:
     assert tokens["loss"] < 7.0
     seen = StoreReader(RunPaths(tmp_path / "padded")).series(["tokens"])["tokens"]["value"]
     assert 0 < float(seen[-1] or 0) <= 8 * 2 * 64
+
+
+def test_sampling_by_loss_is_part_of_the_state(tmp_path: Path) -> None:
+    with start(tmp_path, "whole", **HARDER) as trainer:
+        trainer.train()
+        history = trainer._session.loader.history
+        assert history is not None
+        losses = history.state()["loss_history"]
+        assert np.isfinite(losses).mean() > 0.9
+        plain = trainer._session.dataset.training_loader(unit=2, horizon=600)
+        plain.history = None
+        kept = plain.locate(560, 40)[1] == trainer._session.loader.locate(560, 40)[1]
+        assert 0 < kept.sum() < 40, "some give way, none is ruled out"
+
+    with start(tmp_path, "halves", **HARDER) as trainer:
+        trainer.train(until=290)
+    with Trainer.open(RunPaths(tmp_path / "halves"), resume="latest") as trainer:
+        trainer.train()
+        resumed = trainer._session.loader.history
+        assert resumed is not None
+        assert np.array_equal(resumed.state()["loss_history"], losses, equal_nan=True)
+    assert series(tmp_path, "halves") == series(tmp_path, "whole")
+    assert final_hash(tmp_path, "halves") == final_hash(tmp_path, "whole")
+
+
+def test_a_rewind_forgets_the_losses_after_it(tmp_path: Path) -> None:
+    with start(tmp_path, "back", **{**HARDER, "steps": 40, "save_every_n_batches": 10}) as trainer:
+        trainer.train(until=20)
+        history = trainer._session.loader.history
+        assert history is not None
+        before = history.state()["loss_history"]
+        trainer.train(until=29)
+        assert not np.array_equal(history.state()["loss_history"], before, equal_nan=True)
+        trainer.rollback_steps(5)
+        assert trainer.step == 20
+        assert np.array_equal(history.state()["loss_history"], before, equal_nan=True)
+
+
+def test_the_losses_of_sequences_are_those_of_the_step(tmp_path: Path) -> None:
+    with start(tmp_path, "each", **CHAT, mask_user_tokens=True, gradient_accumulation_steps=2) as trainer:
+        session = trainer._session
+        read = [session.loader.batch(at, 2) for at in (0, 2)]
+        batches = [MicroBatch(one.tokens, one.labels, one.documents) for one in read]
+        stats = session.engine.train_step(1, batches, 0.0)
+        counts = np.concatenate([(one.labels != NO_LOSS).sum(1) for one in read])
+        assert stats.sequence_losses.shape == (4,)
+        known = counts > 0
+        mean = float((stats.sequence_losses[known] * counts[known]).sum() / counts.sum())
+        assert mean == pytest.approx(stats.loss, rel=1e-5)
+        assert np.isnan(stats.sequence_losses[~known]).all()

@@ -17,10 +17,11 @@ def test_chunks_are_the_whole(tokens: int, ignored: float) -> None:
     weight = torch.randn(31, 12, generator=draw, requires_grad=True)
     label = torch.randint(0, 31, (tokens,), generator=draw)
     label = label.masked_fill(torch.rand(tokens, generator=draw) < ignored, IGNORED)
-    loss, correct, count = cross_entropy(x, weight, label)
+    loss, correct, count, each = cross_entropy(x, weight, label)
     logit = x @ weight.t()
     expected = F.cross_entropy(logit, label, ignore_index=IGNORED, reduction="sum")
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+    torch.testing.assert_close(each, F.cross_entropy(logit, label, ignore_index=IGNORED, reduction="none"))
     assert count.item() == int((label != IGNORED).sum())
     assert correct.item() == int((logit.argmax(1) == label).sum())
     ours, theirs = (torch.autograd.grad(2.0 * value, (x, weight)) for value in (loss, expected))
@@ -31,7 +32,7 @@ def test_chunks_are_the_whole(tokens: int, ignored: float) -> None:
 def test_large_logits_do_not_overflow() -> None:
     x = torch.full((3, 4), 100.0, requires_grad=True)
     weight = torch.randn(9, 4, generator=torch.Generator().manual_seed(0)) * 50
-    loss, _, _ = cross_entropy(x, weight, torch.tensor([0, 1, 2]))
+    loss, _, _, _ = cross_entropy(x, weight, torch.tensor([0, 1, 2]))
     assert bool(loss.isfinite())
     assert loss.item() == pytest.approx(
         F.cross_entropy(x @ weight.t(), torch.tensor([0, 1, 2]), reduction="sum").item()
