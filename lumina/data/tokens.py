@@ -6,6 +6,7 @@ It knows documents as lengths and hashes; what a sequence is, and who reads it w
 from __future__ import annotations
 
 import mmap
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -95,6 +96,7 @@ class TokenStore:
         self._map: mmap.mmap | None = None
         self._batches: dict[int, tuple[NDArray[Any], Flags]] = {}
         self._read = 0
+        self._opening = threading.Lock()  # several threads read ahead
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -126,10 +128,12 @@ class TokenStore:
         return inside
 
     def _batch(self, index: int) -> tuple[NDArray[Any], Flags]:
-        if index not in self._batches:
-            batch = self._reader().get_batch(index)
-            self._batches[index] = (batch["token"].to_numpy(), batch["flags"].to_numpy())
-        return self._batches[index]
+        found = self._batches.get(index)
+        if found is None:
+            with self._opening:
+                batch = self._reader().get_batch(index)
+            found = self._batches[index] = (batch["token"].to_numpy(), batch["flags"].to_numpy())
+        return found
 
     def _reader(self) -> Any:
         if self._map is None:

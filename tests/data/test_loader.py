@@ -120,3 +120,14 @@ def test_lengths_stay_together_where_sequences_are_padded() -> None:
     widths = [made.batch(at, 8).tokens.shape[1] for at in range(0, 2048, 8)]
     assert set(widths) == {32, 64}
     assert widths.count(32) > 80
+
+
+def test_many_threads_open_the_same_tokens_at_once() -> None:
+    for _ in range(20):
+        part = packed([9] * 200, length=8)
+        made, plain = loader([part], Single(), workers=8), loader([part], Single())
+        try:
+            assert np.array_equal(made.batch(0, 16).tokens, plain.batch(0, 16).tokens)
+            assert np.array_equal(made.batch(16, 16).tokens, plain.batch(16, 16).tokens)
+        finally:
+            made.close()
