@@ -14,12 +14,29 @@ _COMPUTE_BYTES = {"fp32": 4, "mixed_bf16": 2, "mixed_fp16": 2, "bf16": 2, "fp16"
 _MASTER_BYTES = {"fp32": 4, "mixed_bf16": 4, "mixed_fp16": 4, "bf16": 2, "fp16": 2, "fp8_e4m3": 4}
 
 
+SHORT_SEQUENCE = 1024  # up to here matrix products beat fused attention on CPUs
+QUERY_BLOCK = 128
 ROUNDING = 1e-9  # 0.1 * 30 is a little above 3 in floating point
 
 
 def chosen_tokens(capacity: float, length: int) -> int:
     """Tokens of a sequence of `length` that a layer with MoD takes: ceil(capacity * length)."""
     return math.ceil(capacity * length - ROUNDING)
+
+
+def query_blocks(length: int) -> list[tuple[int, int]]:
+    """The blocks of queries (first, last + 1) that attention by matrix products goes through, each with the keys up to
+    its end: the shortest multiple of 128 that makes at most 8 blocks."""
+    size = QUERY_BLOCK * math.ceil(length / (8 * QUERY_BLOCK))
+    return [(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def attended_pairs(length: int, fused: bool) -> int:
+    """Pairs of query and key that are multiplied in a sequence: block by block in short ones; in longer ones, where
+    fused attention may run (`fused`), all, as torch counts them."""
+    if fused and length > SHORT_SEQUENCE:
+        return length * length
+    return sum((end - start) * end for start, end in query_blocks(length))
 
 
 @dataclass(frozen=True)
@@ -132,8 +149,8 @@ def _depth_router_parameters(config: Config) -> int:
 def flops_per_token(config: Config, seq_len: int | None = None, vocab_size: int | None = None) -> Flops:
     """FLOPs per token at sequences of `seq_len` tokens (default: those of training).
 
-    Attention scores count all pairs, as plain matrix products compute them. Layers with MoD work on their share of the
-    tokens: attention among the chosen ones, so its scores shrink with the square. Gathering the chosen tokens and
+    Attention scores count the pairs of `attended_pairs`. Layers with MoD work on their share of the tokens: attention
+    among the chosen ones, so its scores shrink with the square. Gathering the chosen tokens and
     putting them back copies and multiplies nothing. Dropped tokens are not subtracted.
     """
     model, length = config.model, seq_len or config.sequence_length
@@ -160,11 +177,13 @@ def _layer_flops(config: Config, length: int, usage: Sequence[float]) -> dict[st
     experts = moe.moe_top_k + moe.num_shared_experts if moe.use_moe else 1
     feed_forward = 6.0 * model.hidden_size * model.ffn_size * experts
     expert_router = 2.0 * model.hidden_size * moe.num_experts if moe.use_moe else 0.0
+    fused = config.optimization.use_flash_attention is not False
     sums = dict.fromkeys(("projections", "scores", "feed_forward", "routers"), 0.0)
     for layer, used in enumerate(usage):
         in_attention = used if config.mod.mod_scope == "layer" else 1.0
         sums["projections"] += in_attention * projections
-        sums["scores"] += in_attention * 4.0 * in_attention * length * model.num_heads * model.head_dim
+        pairs = attended_pairs(chosen_tokens(in_attention, length), fused)
+        sums["scores"] += 4.0 * pairs / length * model.num_heads * model.head_dim
         sums["feed_forward"] += used * feed_forward
         sums["routers"] += used * expert_router
         sums["routers"] += 2.0 * _depth_router_parameters(config) if layer in config.mod_layers else 0.0
@@ -216,17 +235,18 @@ def _activation_bytes(config: Config, compute: int, batch: int) -> int:
 
 def _layer_activation_bytes(config: Config, compute: int, skips: bool) -> float:
     """Per token: both norms' fp32 inputs and outputs, queries, keys, values, attention weights unless fused, the
-    attention's output, and gate, up and product of the feed-forward of each expert used."""
+    attention's output, gate and up of each expert used, or gate, up and product of a dense feed-forward."""
     model, moe, length = config.model, config.moe, config.sequence_length
     chosen = chosen_tokens(config.mod.mod_capacity_factor, length) / length if skips else 1.0
     in_attention = chosen if config.mod.mod_scope == "layer" else 1.0
     norm = model.hidden_size * (4 + compute)
     heads = 2 * (model.num_heads + model.num_kv_heads) * model.head_dim * compute
-    plain = config.optimization.use_flash_attention is False or length <= 512
-    scores = model.num_heads * in_attention * length * compute if plain else 0.0
-    used = moe.moe_top_k + moe.num_shared_experts if moe.use_moe else 1
-    feed_forward = used * (3 * model.ffn_size + model.hidden_size) * compute
-    return in_attention * (norm + heads + scores) + chosen * (norm + feed_forward)
+    plain = config.optimization.use_flash_attention is False or length <= SHORT_SEQUENCE
+    pairs = attended_pairs(chosen_tokens(in_attention, length), fused=not plain)
+    scores = model.num_heads * pairs / length * compute if plain else 0.0
+    widths = 2 * moe.moe_top_k + 3 * moe.num_shared_experts if moe.use_moe else 3
+    feed_forward = (widths * model.ffn_size + model.hidden_size) * compute
+    return in_attention * (norm + heads) + scores + chosen * (norm + feed_forward)
 
 
 @dataclass(frozen=True)

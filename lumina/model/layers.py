@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SHORT_SEQUENCE = 1024  # up to here plain matrix products beat fused attention on CPUs
+from lumina.accounting import SHORT_SEQUENCE, query_blocks
 
 
 class RMSNorm(nn.Module):
@@ -96,13 +96,18 @@ class Attention(nn.Module):
         return out
 
     def _plain(self, q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, document_BT: Tensor | None = None) -> Tensor:
+        """By matrix products, a block of queries at a time: what comes after the block is not computed."""
         B, H, T, d = q_BHTd.shape
         q = (q_BHTd * (1.0 / math.sqrt(d))).view(B, self.kv_heads, H // self.kv_heads, T, d)
-        score = q @ k_BGTd.unsqueeze(2).transpose(-1, -2)
-        hidden = _hidden(T, document_BT, q.device)
+        k, v, hidden = k_BGTd.unsqueeze(2), v_BGTd.unsqueeze(2), _hidden(T, document_BT, q.device)
         hidden = hidden if document_BT is None else hidden.view(B, 1, 1, T, T)
-        weight = score.masked_fill(hidden, float("-inf")).softmax(-1, dtype=torch.float32).to(v_BGTd.dtype)
-        return (weight @ v_BGTd.unsqueeze(2)).view(B, H, T, d)
+        blocks = []
+        for start, end in query_blocks(T):
+            score = q[..., start:end, :] @ k[..., :end, :].transpose(-1, -2)
+            score.masked_fill_(hidden[..., start:end, :end], float("-inf"))
+            weight = score.softmax(-1, dtype=torch.float32).to(v.dtype)
+            blocks.append(weight @ v[..., :end, :])
+        return torch.cat(blocks, dim=-2).view(B, H, T, d)
 
 
 def _hidden(T: int, document_BT: Tensor | None, device: torch.device) -> Tensor:

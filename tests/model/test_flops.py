@@ -13,7 +13,7 @@ from lumina.accounting import flops_per_token
 from lumina.config import load_config
 from lumina.model.transformer import Transformer
 
-LENGTH, SEQUENCES, VOCAB = 48, 3, 300
+LENGTH, SEQUENCES, VOCAB = 320, 2, 300  # three blocks of queries, and one or two under MoD
 SIZE = {
     "hidden_size": 64,
     "intermediate_size": 96,
