@@ -429,9 +429,9 @@ class ChinchillaConfig(Group):
     )
     min_auto_epochs: int = param(1, "Fewest epochs chosen automatically.", ge=1, typical=(1, 10))
     max_auto_epochs: int = param(50, "Most epochs chosen automatically.", ge=1, typical=(10, 100))
-    enable_loss_landscape: bool = param(True, "Track plateaus and divergence of the loss.", available=False)
-    enable_compute_efficiency: bool = param(True, "Track the loss reduction per FLOP.", available=False)
-    enable_early_stopping: bool = param(False, "Stop when nothing is gained any more.", available=False)
+    enable_loss_landscape: bool = param(True, "Tell plateaus and divergence of the loss.")
+    enable_compute_efficiency: bool = param(True, "Track the loss reduction per FLOP, and when it diminishes.")
+    enable_early_stopping: bool = param(False, "End the run when it has converged and nothing is gained any more.")
 
 
 class CheckpointConfig(Group):
@@ -442,7 +442,7 @@ class CheckpointConfig(Group):
         5, "Checkpoints kept: the best by validation loss; the latest is always kept.", ge=1, typical=(1, 100)
     )
     early_stopping_patience: int = param(
-        5, "Epochs without improvement before the run stops.", ge=1, typical=(3, 20), available=False
+        5, "Epochs without improvement before a run with enable_early_stopping ends.", ge=1, typical=(3, 20)
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lumina.config import Config
+from lumina.orchestrator import calibration
 from lumina.orchestrator.chinchilla import Chinchilla
 from lumina.orchestrator.detectors import all_detectors
 from lumina.orchestrator.effect import EffectMeter, Measured
@@ -47,6 +48,11 @@ class Orchestrator:
         self._chinchilla.observe(step, series)
         self._effects.observe(step, series)
 
+    @property
+    def ended(self) -> str | None:
+        """Why the run should end now, before its budget, where it asked for early stopping; else None."""
+        return self._chinchilla.ended
+
     def applied(self, step: int, number: int) -> int:
         """Intervention `number` of this line was applied after `step`; returns when its effect will be known."""
         return self._effects.applied(step, number)
@@ -60,16 +66,19 @@ class Orchestrator:
         self._effects.remember_hurt(number, measured)
 
     def check(self, step: int, hparams: Mapping[str, float], open_proposals: Sequence[Mapping[str, Any]],
-              applied: Sequence[Mapping[str, Any]] = ()) -> CheckResult:  # fmt: skip
+              applied: Sequence[Mapping[str, Any]] = (),
+              record: calibration.Record | None = None) -> CheckResult:  # fmt: skip
         """The opinion after `step`, given live values, the proposals (journalled documents) that are still open, and
-        the receipts of all interventions on this line, in order."""
+        the receipts of all interventions on this line, in order, and how earlier proposals ended (`record`)."""
         findings = [f for detector in self._detectors for f in detector.find(self._signals, self.facts, hparams)]
         findings += self._effects.findings(applied, open_proposals)
-        withdrawn, expired = self._policy.review(step, findings, hparams, open_proposals)
-        proposals = self._policy.propose(step, findings)
+        trusted = calibration.adjust(findings, record or calibration.Record())
+        withdrawn, expired = self._policy.review(step, trusted, hparams, open_proposals)
+        proposals = self._policy.propose(step, trusted)
+        progress = self._chinchilla.check()
         health = examine(self._signals, findings)
         self._signals.checked()
-        return CheckResult(tuple(proposals), tuple(withdrawn), tuple(expired), health, self._chinchilla.report())
+        return CheckResult(tuple(proposals), tuple(withdrawn), tuple(expired), health, progress)
 
     def state(self) -> dict[str, Any]:
         """Everything that later opinions depend on, as plain JSON (floats survive exactly)."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lumina.accounting import TokenBudget
+from lumina.accounting import EpochAdvice, TokenBudget
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,9 @@ class RunFacts:
     tokens_optimal: TokenBudget
     total_steps: int
     run: str = ""
+    tokens_per_epoch: float = 0.0
+    epochs: EpochAdvice | None = None
+    extended: bool = False  # a person gave it more steps than it was planned with
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lumina.orchestrator.calibration import Record
 from lumina.store.journal import Entry
 
 CHANGES_THE_MODEL = frozenset({"intervene", "approve", "undo"})
@@ -38,9 +39,11 @@ class Ledger:
     proposals: dict[str, dict[str, Any]] = field(default_factory=dict)
     decided_at: dict[str, int] = field(default_factory=dict)
     applied: list[dict[str, Any]] = field(default_factory=list)  # receipts of what changed the model, in order
+    record: Record = field(default_factory=Record)  # how proposals ended
 
     def fold(self, entry: Entry) -> None:
         """Takes one journal entry into account."""
+        self.record.fold(entry.type, entry.id, entry.doc)
         if entry.type == "proposal":
             self.proposals[entry.id or ""] = {**entry.doc, "state": "open"}
         elif entry.type == "decision":

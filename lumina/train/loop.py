@@ -51,14 +51,18 @@ class Loop:
         """Trains up to step `until` (the budget by default); returns `finished`, `stopped` or `running`."""
         session = self.session
         goal = min(session.plan.total_steps, until or session.plan.total_steps)
-        while session.state.step < goal:
+        while session.state.step < goal and not session.orchestrator.ended:
             self.steering.at_boundary()
             if self.steering.stopping:
                 self.saver.save("final" if "asked" in self.steering.stopping else "emergency")
                 return "stopped"
             self.step()
-        if session.state.step < session.plan.total_steps:
+        if session.state.step < session.plan.total_steps and not session.orchestrator.ended:
             return "running"
+        return self._finish()
+
+    def _finish(self) -> str:
+        session = self.session
         self.steering.at_boundary()
         if session.state.step % session.config.training.eval_interval != 0:
             self._validate()

@@ -69,7 +69,8 @@ class Oversight:
     def _check(self, step: int) -> None:
         session = self.session
         live = {name: value for name, value in session.hparams().items() if value is not None}
-        result = session.orchestrator.check(step, live, session.ledger.open(), session.ledger.applied)
+        ledger = session.ledger
+        result = session.orchestrator.check(step, live, ledger.open(), ledger.applied, ledger.record)
         session.writer.meta("health", {**result.health.to_json(), "checked_step": step})
         session.writer.meta("chinchilla", json_numbers(result.chinchilla))
         figures = {f"chinchilla.{name}": value for name, value in result.chinchilla.items() if name in CHARTED}

@@ -66,7 +66,8 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     if start is not None:
         engine.restore_state(start)
     state = TrainState.from_json(start.meta["trainer"]) if start else TrainState()
-    orchestrator = Orchestrator(config, _facts(config, dataset, plan))
+    more = steps is not None or extended(history) is not None
+    orchestrator = Orchestrator(config, _facts(config, dataset, plan, more))
     if start:
         orchestrator.restore(start.meta["orchestrator"])
     fingerprint = _fingerprint(threads, hardware)
@@ -74,7 +75,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     data, changed = _compare_data(config, history)
     segment = _open_segment(
         journal, writer, resume, state.step, fork_seq, total_steps=plan.total_steps,
-        extended=steps is not None or extended(history) is not None, fingerprint=fingerprint, **data,
+        extended=more, fingerprint=fingerprint, **data,
     )  # fmt: skip
     abandon_off_line(paths.checkpoints, journal.entries)
     held = entries_on_line(journal.entries)
@@ -179,7 +180,7 @@ def _plan(config: Config, dataset: Dataset, history: list[Entry], steps: int | N
     return plan
 
 
-def _facts(config: Config, dataset: Dataset, plan: Plan) -> RunFacts:
+def _facts(config: Config, dataset: Dataset, plan: Plan, more: bool) -> RunFacts:
     counts = count_parameters(config, dataset.vocab_size)
     return RunFacts(
         moe_layers=config.moe_layers,
@@ -191,6 +192,9 @@ def _facts(config: Config, dataset: Dataset, plan: Plan) -> RunFacts:
         flops_per_token=flops_per_token(config, config.sequence_length, dataset.vocab_size).total,
         tokens_optimal=token_budget(config, counts),
         total_steps=plan.total_steps,
+        tokens_per_epoch=float(dataset.tokens_per_epoch),
+        epochs=recommended_epochs(config, counts, dataset.tokens_per_epoch),
+        extended=more,
     )
 
 

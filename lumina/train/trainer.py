@@ -109,7 +109,7 @@ class Trainer:
         if self._outcome == "running":
             self._saver.save("final")
         self._steering.refuse_the_rest(state)
-        reason = self._steering.stopping or session.plan.reason
+        reason = self._steering.stopping or session.orchestrator.ended or session.plan.reason
         session.commit("end", f"end-{session.segment}", {"state": state, "reason": reason})
         session.writer.meta("phase", None)
         session.writer.meta("state", state)

@@ -312,6 +312,24 @@ def proposals(**changes: Any) -> tuple[Proposal, ...]:
     return watching.check(30, {"routing_temperature": 1.0}, []).proposals
 
 
+def progress(name: str) -> Callable[..., Any]:
+    """One figure of the progress of a run that has settled: falling at first, flat for the last two thirds."""
+
+    def observe(**changes: Any) -> Any:
+        made = config(check_interval=30, **changes)
+        counts = count_parameters(made, VOCAB)
+        budget = token_budget(made, counts)
+        facts = RunFacts((), (), 4, 2, counts.total, counts.active, 1e6, budget, 300, tokens_per_epoch=20.0 * LENGTH)
+        watching = Orchestrator(made, facts)
+        for step in range(1, 151):
+            series = {"loss": 3.0 + 3.0 * 0.9**step, "grad_norm": 1.0, "tokens": float(step * LENGTH)}
+            watching.observe(step, series | ({"val_loss": series["loss"]} if step % 10 == 0 else {}), {})
+        told = watching.check(150, {}, []).chinchilla
+        return watching.ended if name == "ended" else told[name]
+
+    return observe
+
+
 def expiry(**changes: Any) -> list[int]:
     return [proposal.expires_step for proposal in proposals(**changes)]
 

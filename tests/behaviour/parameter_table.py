@@ -126,6 +126,10 @@ OVERSIGHT = {
     "chinchilla.chinchilla_basis": Case(see.token_goal, "total", "active"),
     "chinchilla.min_auto_epochs": Case(see.total_steps, 1, 40, **EPOCHS),
     "chinchilla.max_auto_epochs": Case(see.total_steps, 2, 3, **{**EPOCHS, "chinchilla_multiplier": 20.0}),
+    "chinchilla.enable_loss_landscape": Case(see.progress("landscape"), True, False),
+    "chinchilla.enable_compute_efficiency": Case(see.progress("compute_efficiency"), True, False),
+    "chinchilla.enable_early_stopping": Case(see.progress("ended"), True, False, early_stopping_patience=2),
+    "checkpoint.early_stopping_patience": Case(see.progress("ended"), 2, 3, enable_early_stopping=True),
     "checkpoint.save_every_n_batches": Case(lambda **c: trained(**c).journal(), 2, 5),
     "checkpoint.save_total_limit": Case(lambda **c: trained(**c).checkpoints(), 1, 2, save_every_n_batches=2),
 }

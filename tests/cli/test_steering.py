@@ -152,3 +152,16 @@ def test_receipts_show_what_was_read_back_and_what_it_did(lumina: Any, live: Rec
     assert "effect pending until step 1,500" in out
     newest = lumina("receipts", "first", "--json").document[0]
     assert (newest["id"], newest["effect"]["change"]) == (judged, 0.04)
+
+
+def test_calibration_prints_how_sure_proposals_ended(lumina: Any, runs: Path) -> None:
+    finished_run(runs)  # one proposal at confidence 0.86, rejected
+    answer = lumina("calibration")
+    assert answer.code == 0
+    assert "0.75-0.90 |.................|..|  0% of 1 ended well (told 86%)" in answer.out
+    assert "router_collapse" in answer.out
+    rows = lumina("calibration", "first", "--json").document
+    assert [(row["detector"], row["count"], row["share"]) for row in rows if row["count"]] == [
+        ("all", 1, 0.0),
+        ("router_collapse", 1, 0.0),
+    ]

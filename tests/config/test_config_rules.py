@@ -83,8 +83,5 @@ def test_the_parameters_of_this_version_are_available() -> None:
         ),
         *("optimization." + name for name in ("use_deepspeed", "zero_stage", "cpu_offload")),
         *("data." + name for name in ("quality_threshold", "automatic_data_cleaning")),
-        *("chinchilla." + name for name in ("enable_loss_landscape", "enable_compute_efficiency")),
         *("orchestrator." + name for name in ("enable_emergency_recovery", "enable_architecture_adaptation")),
-        "chinchilla.enable_early_stopping",
-        "checkpoint.early_stopping_patience",
     }
