@@ -57,6 +57,10 @@ class Orchestrator:
         """Intervention `number` of this line was applied after `step`; returns when its effect will be known."""
         return self._effects.applied(step, number)
 
+    def forget_interventions(self) -> None:
+        """Measures none of those so far: they are another run's."""
+        self._effects.forget()
+
     def effects(self, step: int, *, finished: bool = False) -> list[tuple[int, Measured]]:
         """Interventions, by number, whose effect is known after `step`; `finished` ends all measurements."""
         return self._effects.conclude(step, finished=finished)

@@ -132,6 +132,10 @@ class EffectMeter:
         self._pending.append((number, step))
         return step + self.window
 
+    def forget(self) -> None:
+        """Leaves out every intervention so far, and keeps the steps."""
+        self._pending, self._recent, self._hurt = [], [], []
+
     def conclude(self, step: int, *, finished: bool = False) -> list[tuple[int, Measured]]:
         """What is known after `step`; with `finished`, as much as the steps so far tell of all that is pending."""
         due = [pair for pair in self._pending if finished or step >= pair[1] + self.window]

@@ -70,6 +70,8 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     orchestrator = Orchestrator(config, _facts(config, dataset, plan, more))
     if start:
         orchestrator.restore(start.meta["orchestrator"])
+    if not loaded:
+        orchestrator.forget_interventions()  # a child run has its own
     fingerprint = _fingerprint(threads, hardware)
     fork_seq = loaded[1].journal_seq if loaded else 0
     data, changed = _compare_data(config, history)

@@ -150,6 +150,15 @@ def test_a_restored_meter_says_exactly_what_the_uninterrupted_one_says():
     assert whole.state() == after.state()
 
 
+def test_what_another_run_did_is_not_measured():
+    meter, points = EffectMeter(WINDOW), curve(0)
+    shown(meter, points[:300])
+    meter.applied(300, 0)
+    meter.forget()
+    shown(meter, points[300:400])
+    assert meter.conclude(400) == []
+
+
 def hurting(meter: EffectMeter) -> None:
     points = curve(6)
     points[300:, 1] *= 1.3
