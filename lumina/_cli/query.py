@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from lumina._cli.control import open_run
-from lumina._cli.output import MISSING, clean, print_json, say, table
+from lumina._cli.output import MISSING, clean, fixed, percent, print_json, say, short, table, values
 from lumina._cli.parsing import Commands, add_directory, add_json, add_run
 
 
@@ -53,6 +53,14 @@ def show_status(args: argparse.Namespace) -> int:
     if args.json:
         print_json(status)
         return 0
+    health, progress = status.pop("health"), status.pop("chinchilla")
+    _say_facts(status)
+    _say_health(health)
+    _say_progress(progress)
+    return 0
+
+
+def _say_facts(status: dict[str, Any]) -> None:
     for name, value in status.items():
         if isinstance(value, dict):
             value = ", ".join(
@@ -60,7 +68,41 @@ def show_status(args: argparse.Namespace) -> int:
             )
         if value not in (None, ""):
             say(clean(f"{name:20} {_figure(value)}"))
-    return 0
+
+
+def _say_health(health: dict[str, Any]) -> None:
+    """The status, each area in a sentence, and what is recommended with its confidence."""
+    if health["status"] is None:
+        return
+    say(f"{'health':20} {clean(health['status'])}")
+    for area, told in health["areas"].items():
+        say(clean(f"  {area:18} {told['status']}: {told['said']}"))
+    for one in health["recommendations"]:
+        asked = f"{one['method']} {values(one['args'])}" if one["method"] else one["why"]
+        say(clean(f"  {'recommended':18} {asked} (confidence {one['confidence']:.2f})"))
+
+
+def _say_progress(progress: dict[str, Any]) -> None:
+    """The token budget and where the run is heading."""
+    if progress.get("progress") is None:
+        return
+    seen, optimal = short(progress["tokens_seen"]), short(progress["tokens_optimal"])
+    budget = f"{percent(progress['progress'], 1)}, {seen} of {optimal} tokens ({progress['basis']} parameters)"
+    say(clean(f"{'chinchilla':20} {budget}; phase {progress['phase']}"))
+    if progress.get("convergence_score") is not None:
+        say(f"  {'convergence':18} score {progress['convergence_score']:.0f} %")
+    if progress.get("predicted_final_loss") is not None:
+        band = f"90 %: {fixed(progress['predicted_low'])} to {fixed(progress['predicted_high'])}"
+        say(f"  {'final loss':18} {fixed(progress['predicted_final_loss'])} predicted ({band})")
+    advice = progress.get("epochs_advice")
+    if advice:
+        say(clean(f"  {'epochs':18} {advice['epochs']} recommended, {advice['planned']:.1f} planned: {advice['why']}"))
+    if progress.get("recommendation"):
+        say(
+            clean(
+                f"  {'recommendation':18} {progress['recommendation']['action']}: {progress['recommendation']['why']}"
+            )
+        )
 
 
 def show_interventions(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lumina.config import Config
 from lumina.orchestrator import calibration
+from lumina.orchestrator.assessment import assess
 from lumina.orchestrator.chinchilla import Chinchilla
 from lumina.orchestrator.detectors import all_detectors
 from lumina.orchestrator.effect import EffectMeter, Measured
@@ -80,7 +81,7 @@ class Orchestrator:
         withdrawn, expired = self._policy.review(step, trusted, hparams, open_proposals)
         proposals = self._policy.propose(step, trusted)
         progress = self._chinchilla.check()
-        health = examine(self._signals, findings)
+        health = assess(examine(self._signals, findings), trusted, progress)
         self._signals.checked()
         return CheckResult(tuple(proposals), tuple(withdrawn), tuple(expired), health, progress)
 

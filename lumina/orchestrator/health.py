@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,13 +34,20 @@ class Issue:
 
 @dataclass(frozen=True)
 class Health:
-    """`status` healthy, warning or critical: that of the worst issue."""
+    """`status` healthy, warning or critical: that of the worst issue. The rest is filled in by `assessment`."""
 
     status: str
     issues: tuple[Issue, ...]
+    areas: dict[str, dict[str, str]] = field(default_factory=dict)
+    recommendations: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {"status": self.status, "issues": [dataclasses.asdict(issue) for issue in self.issues]}
+        return {
+            "status": self.status,
+            "issues": [dataclasses.asdict(issue) for issue in self.issues],
+            "areas": self.areas,
+            "recommendations": list(self.recommendations),
+        }
 
 
 def examine(signals: Signals, findings: Sequence[Finding]) -> Health:

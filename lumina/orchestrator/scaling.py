@@ -9,9 +9,9 @@ For each alpha of a grid the model is linear, so the posterior of (E, A, C) unde
 alpha has a log-normal prior, and the grid is weighted by how well each alpha explains the points. Priors, in units of
 the loss now: E 0.7 +- 0.3, A 0.3 +- 0.3, C 0.03 +- 0.03; log alpha: log 0.4 +- 0.8. Residuals beyond twice their robust
 deviation weigh less (Huber, 1964). Neighbouring points share noise: the variance grows by (1 + q) / (1 - q), where q is
-the correlation of neighbouring residuals. The prediction's variance has (0.02 x loss now x log(D_final / D_now))^2 on
-top, for what the model does not know. The prediction is the median of the mixture over alpha, the band its 5th to 95th
-percentile. Nothing is random.
+the correlation of neighbouring residuals. The prediction's variance has ((0.01 x loss now + 0.17 x s) log(D_final /
+D_now))^2 on top, s = -dL / d log D now: a loss that falls steeply may go on so, or not. The prediction is the median of
+the mixture over alpha, the band its 5th to 95th percentile. Nothing is random.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ ALPHA_CENTRE, ALPHA_SPREAD = 0.4, 0.8
 PRIOR_MEAN = np.array([0.7, 0.3, 0.03])
 PRIOR_DEVIATION = np.array([0.3, 0.3, 0.03])
 EARLIEST = 0.1  # share of the tokens so far; what is older says little of the end
-DISCREPANCY = 0.02
+DISCREPANCY = 0.01
+STEEPNESS = 0.17
 HUBER = 2.0
 FEWEST = 10
 ROUNDS = 4
@@ -67,10 +68,11 @@ def forecast(tokens: Floats, losses: Floats, rates: Floats, final_tokens: float,
     ratio = max(final_tokens / float(tokens[-1]), 1.0)
     ahead = np.stack([np.ones(len(ALPHAS)), ratio**-ALPHAS, np.full(len(ALPHAS), final_rate)], 1)
     means = (ahead * fit.mean).sum(1)
-    doubt = DISCREPANCY * math.log(ratio)
+    best = int(fit.weight.argmax())
+    steepness = max(float(fit.mean[best, 1] * ALPHAS[best]), 0.0)  # -dL / d log D now, in units of the loss now
+    doubt = (DISCREPANCY + STEEPNESS * steepness) * math.log(ratio)
     deviations = np.sqrt(np.einsum("ai,aij,aj->a", ahead, fit.covariance, ahead) + doubt**2)
     low, middle, high = (level * _quantile(fit.weight, means, deviations, q) for q in (LOW, 0.5, HIGH))
-    best = int(fit.weight.argmax())
     floor, excess = float(fit.mean[best, 0]) * level, float(fit.mean[best, 1]) * level
     return Forecast(middle, low, high, floor, excess, float(ALPHAS[best]))
 

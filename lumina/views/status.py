@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from typing import Any
 
 from lumina.store.journal import read_entries
@@ -24,6 +25,9 @@ CHINCHILLA = (
     "convergence_score",
     "phase",
     "predicted_final_loss",
+    "predicted_low",
+    "predicted_high",
+    "recommendation",
 )
 RECENT_STEPS = 30
 
@@ -42,7 +46,7 @@ def status(paths: RunPaths) -> dict[str, Any]:
         recorded, step = _from_journal(paths)
     heartbeat = meta.get("heartbeat")
     chinchilla = meta.get("chinchilla") or {}
-    health = meta.get("health") or {"status": None, "issues": []}
+    health = meta.get("health") or {}
     return {
         "name": paths.name,
         "state": derived_state(recorded, alive),
@@ -55,7 +59,13 @@ def status(paths: RunPaths) -> dict[str, Any]:
         "params_total": params.get("total"),
         "params_active": params.get("active"),
         "chinchilla": {**dict.fromkeys(CHINCHILLA), **chinchilla},
-        "health": {"status": health.get("status"), "issues": health.get("issues", [])},
+        "health": {
+            "status": health.get("status"),
+            "issues": health.get("issues", []),
+            "areas": health.get("areas", {}),
+            "recommendations": health.get("recommendations", []),
+        },
+        "effects": _effects(reader),
         "pending_proposals": sum(row.state == "open" for row in reader.proposals()),
         "moe": {name.removeprefix("moe."): value for name, value in statistics.items() if name.startswith("moe.")},
         "mod": {name.removeprefix("mod."): value for name, value in statistics.items() if name.startswith("mod.")},
@@ -99,6 +109,11 @@ def _hparams(stored: dict[str, Any], learning_rate: float | None) -> dict[str, A
 def _statistics(reader: StoreReader) -> dict[str, float | None]:
     names = [name for name in reader.series_names() if name.startswith(("moe.", "mod.")) and ".layer" not in name]
     return {name: value for name, (_, value) in reader.latest(names).items()}
+
+
+def _effects(reader: StoreReader) -> dict[str, int]:
+    """How many interventions helped, hurt and so on, by the state of their effect."""
+    return dict(Counter(row.state for row in reader.effects()))
 
 
 def _eta(reader: StoreReader, step: int | None, total: int | None) -> float | None:

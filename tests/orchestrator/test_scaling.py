@@ -71,7 +71,7 @@ def test_the_band_at_30_percent_of_the_budget_holds_the_final_loss_in_85_of_100_
     record_property("held", held)
     assert held >= 85, held
     widths = [(band.high - band.low) / run.truth for run, band in found]
-    assert np.median(widths) < 0.15, "a band that holds everything says nothing"
+    assert np.median(widths) < 0.2, "a band that holds everything says nothing"
     errors = [abs(band.loss / run.truth - 1) for run, band in found]
     assert np.median(errors) < 0.04
 

@@ -32,7 +32,7 @@ def test_every_documented_field_is_there_before_the_first_step(tmp_path: Path) -
     status = json_of(new_run(tmp_path))
     assert set(status) >= DOCUMENTED
     assert set(status["chinchilla"]) >= CHINCHILLA
-    assert set(status["health"]) == {"status", "issues"}
+    assert set(status["health"]) == {"status", "issues", "areas", "recommendations"}
     assert (status["state"], status["step"], status["loss"], status["pending_proposals"]) == ("created", None, None, 0)
 
 
@@ -63,7 +63,7 @@ def test_a_running_run_tells_its_newest_figures(tmp_path: Path) -> None:
     }
     assert {name: status[name] for name in known} == known
     assert status["chinchilla"]["basis"] == "total"
-    assert status["health"] == {"status": "healthy", "issues": []}
+    assert status["health"] == {"status": "healthy", "issues": [], "areas": {}, "recommendations": []}
     assert (status["moe"]["routing_entropy"], status["mod"]["average_depth"]) == (0.9, 1.0)
     assert not any("layer" in name for name in status["moe"]), "of the layers only their summary"
     assert status["heartbeat_age_s"] >= 0
