@@ -7,11 +7,12 @@ L(D, h) = E + A (D / D_now)^-alpha + C h,   h = learning rate / highest learning
 
 For each alpha of a grid the model is linear, so the posterior of (E, A, C) under normal priors is known in closed form.
 alpha has a log-normal prior, and the grid is weighted by how well each alpha explains the points. Priors, in units of
-the loss now: E 0.7 +- 0.3, A 0.3 +- 0.3, C 0.03 +- 0.03; log alpha: log 0.4 +- 0.8. Residuals beyond twice their robust
+the loss now: E 0.6 +- 0.4, A 0.4 +- 0.4, C 0.03 +- 0.03; log alpha: log 0.4 +- 0.8. Residuals beyond twice their robust
 deviation weigh less (Huber, 1964). Neighbouring points share noise: the variance grows by (1 + q) / (1 - q), where q is
-the correlation of neighbouring residuals. The prediction's variance has ((0.01 x loss now + 0.17 x s) log(D_final /
-D_now))^2 on top, s = -dL / d log D now: a loss that falls steeply may go on so, or not. The prediction is the median of
-the mixture over alpha, the band its 5th to 95th percentile. Nothing is random.
+the correlation of neighbouring residuals. On top of the prediction's variance come a quarter of a point's, since the
+end is measured, too, and (0.01 x loss now + 0.25 x s)^2 log(D_final / D_now), s = -dL / d log D now: a loss that falls
+steeply may go on so, or not. The prediction is the median of the mixture over alpha, the band its 5th to 95th
+percentile. Nothing is random.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from lumina.orchestrator.signals import Floats, spread
 
 ALPHAS: Floats = np.geomspace(0.03, 2.5, 48)
 ALPHA_CENTRE, ALPHA_SPREAD = 0.4, 0.8
-PRIOR_MEAN = np.array([0.7, 0.3, 0.03])
-PRIOR_DEVIATION = np.array([0.3, 0.3, 0.03])
+PRIOR_MEAN = np.array([0.6, 0.4, 0.03])
+PRIOR_DEVIATION = np.array([0.4, 0.4, 0.03])
 EARLIEST = 0.1  # share of the tokens so far; what is older says little of the end
 DISCREPANCY = 0.01
-STEEPNESS = 0.17
+STEEPNESS = 0.25
+END_NOISE = 0.5
 HUBER = 2.0
 FEWEST = 10
 ROUNDS = 4
@@ -70,7 +72,7 @@ def forecast(tokens: Floats, losses: Floats, rates: Floats, final_tokens: float,
     means = (ahead * fit.mean).sum(1)
     best = int(fit.weight.argmax())
     steepness = max(float(fit.mean[best, 1] * ALPHAS[best]), 0.0)  # -dL / d log D now, in units of the loss now
-    doubt = (DISCREPANCY + STEEPNESS * steepness) * math.log(ratio)
+    doubt = math.hypot((DISCREPANCY + STEEPNESS * steepness) * math.sqrt(math.log(ratio)), END_NOISE * fit.noise)
     deviations = np.sqrt(np.einsum("ai,aij,aj->a", ahead, fit.covariance, ahead) + doubt**2)
     low, middle, high = (level * _quantile(fit.weight, means, deviations, q) for q in (LOW, 0.5, HIGH))
     floor, excess = float(fit.mean[best, 0]) * level, float(fit.mean[best, 1]) * level
@@ -82,6 +84,7 @@ class _Posterior:
     weight: Floats  # [alphas]
     mean: Floats  # [alphas, 3]
     covariance: Floats  # [alphas, 3, 3]
+    noise: float  # of one point
 
 
 def _posterior(design: Floats, y: Floats) -> _Posterior:
@@ -105,7 +108,7 @@ def _posterior(design: Floats, y: Floats) -> _Posterior:
     logs = -0.5 * (fit + prior) + 0.5 * np.linalg.slogdet(covariance)[1]
     possible = ndtr(mean[:, 0] / np.sqrt(covariance[:, 0, 0])) * ndtr(mean[:, 1] / np.sqrt(covariance[:, 1, 1]))
     weight = np.exp(logs - logs.max()) * possible
-    return _Posterior(weight / weight.sum(), mean, covariance)
+    return _Posterior(weight / weight.sum(), mean, covariance, math.sqrt(variance))
 
 
 def _inflation(residuals: Floats, noise: float) -> float:

@@ -67,6 +67,7 @@ def build(directory: Path) -> gr.Blocks:
                 _manual(ask, run, sent)
                 _announce(Panel("receipts", ["command"]).command, _of_panel(ask), None, sent)
                 Panel("budget")
+                Panel("health")
                 Panel("events")
     return page
 

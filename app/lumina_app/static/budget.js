@@ -1,6 +1,6 @@
 // The Chinchilla budget: tokens seen against the compute-optimal number.
 
-import { compact, duration, percent } from "/lumina/static/format.js";
+import { compact, duration, number, percent } from "/lumina/static/format.js";
 import { html, put } from "/lumina/static/html.js";
 import { subscribe } from "/lumina/static/store.js";
 
@@ -20,6 +20,21 @@ function gauge(progress) {
 
 const row = (name, value) => html`<dt>${name}</dt><dd>${value}</dd>`;
 
+/** "2.14 (2.01 to 2.30)": where the loss should end, and the band that holds it in nine cases of ten. */
+function finalLoss({ predicted_final_loss: loss, predicted_low: low, predicted_high: high }) {
+  if (loss === null || loss === undefined) return "–";
+  return html`<span title="the band holds the end in nine cases of ten">${number(loss, 2)} <small>${number(low, 2)} to ${number(high, 2)}</small></span>`;
+}
+
+function epochs({ epochs: planned, epochs_advice: advice }) {
+  if (!planned) return "–";
+  return html`<span title="${advice ? `now ${advice.epochs}: ${advice.why}` : ""}">${advice?.epochs ?? planned.epochs} <small>one covers ${percent(planned.coverage, 1)}</small></span>`;
+}
+
+function recommendation({ recommendation: told }) {
+  return told ? html`<p class="lm-course" data-action="${told.action}"><b>${told.action}</b> ${told.why}</p>` : null;
+}
+
 function render(body, basis, doc) {
   const budget = doc?.budget;
   if (!budget || !budget.tokens_optimal) {
@@ -30,7 +45,9 @@ function render(body, basis, doc) {
   put(body, html`${gauge(budget.progress)}<dl>
     ${row("Seen", compact(budget.tokens_seen))}${row("Optimal", compact(budget.tokens_optimal))}
     ${row("Phase", budget.phase ?? "–")}${row("Left", duration(budget.eta_s))}
-    ${row("Basis", `${budget.basis ?? "total"} parameters`)}</dl>`);
+    ${row("Settled", budget.convergence_score === null ? "–" : percent(budget.convergence_score / 100, 0))}
+    ${row("Final loss", finalLoss(budget))}${row("Epochs", epochs(budget))}
+    ${row("Basis", `${budget.basis ?? "total"} parameters`)}</dl>${recommendation(budget)}`);
 }
 
 export function mount(element) {

@@ -318,6 +318,11 @@ function change({ before, after }) {
     before && name in before ? `${name} ${plain(before[name])} → ${plain(value)}` : `${name} ${plain(value)}`).join(", ");
 }
 
+/** "2.14 (2.01 to 2.30)": where the loss should end, with its 90 % band. */
+function finalLoss({ predicted_final_loss: loss, predicted_low: low, predicted_high: high }) {
+  return isNumber(loss) ? `${number(loss, 2)} (${number(low, 2)} to ${number(high, 2)})` : "–";
+}
+
 class Budget {
   constructor(parent) {
     this.card = card(parent, "Chinchilla budget", "", "budget");
@@ -340,11 +345,14 @@ class Budget {
     const facts = {
       Seen: number(budget.tokens_seen, 0), Optimal: number(budget.tokens_optimal, 0),
       Phase: budget.phase ?? "–", Left: OVER.has(state) ? "–" : duration(budget.eta_s),
+      "Final loss": finalLoss(budget),
     };
     for (const [term, value] of Object.entries(facts)) {
       add(list, "dt", {}, term);
       add(list, "dd", {}, value);
     }
+    const course = budget.recommendation;
+    if (course) add(this.card.body, "p", { class: "lw-course", "data-action": course.action }, `${course.action}: ${course.why}`);
   }
 }
 
