@@ -126,7 +126,12 @@ class Oversight:
         self._checks += 1
 
 
-CHARTED = frozenset({"progress", "convergence_score", "compute_efficiency", "predicted_final_loss"})
+CHARTED = frozenset(
+    {
+        *("progress", "convergence_score", "compute_efficiency", "efficiency_trend"),
+        *("predicted_final_loss", "predicted_low", "predicted_high"),
+    }
+)
 
 
 def summary(doc: Mapping[str, Any]) -> str:

@@ -136,6 +136,29 @@ def test_an_intervention_by_hand_and_its_refusal(
     until(lambda: "lr_scale 0.1 → 1" in page.inner_text(".lm-receipts"))
 
 
+def test_what_an_intervention_did_is_told_in_its_receipt_and_at_its_mark(
+    open_page: Callable[..., Any], dashboard: Server, collapsed: Run
+) -> None:
+    page = open_run(open_page, dashboard, collapsed)
+    page.wait_for_selector(".lm-effect:not([data-effect=pending])")
+    told = page.locator(".lm-effect:not([data-effect=pending])").first.inner_text()
+    assert "against its trend" in told or "another intervention" in told
+    notes = "document.querySelector('#lm-loss-chart').layout.annotations.map((note) => note.text)"
+    verdicts = until(lambda: page.evaluate(notes))
+    assert set(verdicts) <= {"helped", "neutral", "hurt", "inconclusive"}
+
+
+def test_the_budget_tells_where_the_loss_should_end_and_health_its_areas(
+    open_page: Callable[..., Any], dashboard: Server, collapsed: Run
+) -> None:
+    page = open_run(open_page, dashboard, collapsed)
+    until(lambda: " to " in page.inner_text(".lm-budget dl"))
+    assert page.locator(".lm-course").get_attribute("data-action") in ("continue", "adjust", "stop")
+    report = page.inner_text(".lm-report")
+    for area in ("gradients", "memory", "throughput"):
+        assert area in report
+
+
 def test_the_trainer_outlives_the_dashboard(
     open_page: Callable[..., Any], serve: Callable[..., Server], runs: Path, collapsed: Run
 ) -> None:
