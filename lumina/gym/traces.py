@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lumina.accounting import TokenBudget
+from lumina.accounting import EpochAdvice, TokenBudget
 from lumina.gym.cell import run_cell
 from lumina.gym.plan import Cell
 from lumina.gym.scenario import Fault, configuration
@@ -175,6 +175,8 @@ def _facts(told: Mapping[str, Any]) -> RunFacts:
         name: tuple(value) if isinstance(value, list) else value for name, value in told.items() if name in known
     }
     kept["tokens_optimal"] = TokenBudget(**told["tokens_optimal"])
+    if kept.get("epochs"):
+        kept["epochs"] = EpochAdvice(**kept["epochs"])
     return RunFacts(**kept)
 
 
