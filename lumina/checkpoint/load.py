@@ -1,22 +1,23 @@
-"""Finds, verifies and loads checkpoints; falls back to an older one when the wanted one is damaged, and says so."""
+"""Finds, verifies and loads checkpoints; falls back to another one when the wanted one is damaged, and says so."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load
-from torch import Tensor
-
-from lumina.checkpoint.canonical import CanonicalState
-from lumina.checkpoint.manifest import MODEL, OPTIMIZER, STATE, Manifest, read_manifest
+from lumina.checkpoint.canonical import TABLES, CanonicalState, combined_hash, state_from, state_hash
+from lumina.checkpoint.manifest import STATE, Manifest, read_manifest
+from lumina.checkpoint.tensors import Damaged, TensorFile, read_tensors
 from lumina.store import atomic
 from lumina.store.errors import Refusal
+
+Found = list[tuple[Path, Manifest]]
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,8 @@ class Attempt:
     message: str
 
 
-class Damaged(Exception):
-    """A checkpoint whose files are not what its manifest says."""
-
-
-def list_checkpoints(root: Path) -> list[tuple[Path, Manifest]]:
-    """Folders with a readable manifest, oldest first (by step, then by the journal)."""
+def list_checkpoints(root: Path) -> Found:
+    """Folders with a whole manifest, oldest first (by step, then by the journal)."""
     found = []
     for folder in root.glob("checkpoint_step_*"):
         manifest = read_manifest(folder)
@@ -42,10 +39,40 @@ def list_checkpoints(root: Path) -> list[tuple[Path, Manifest]]:
     return sorted(found, key=lambda item: (item[1].step, item[1].journal_seq))
 
 
-def best_first(found: list[tuple[Path, Manifest]]) -> list[tuple[Path, Manifest]]:
+def list_unreadable(root: Path) -> list[Attempt]:
+    """What is named like a checkpoint and is none that could be tried."""
+    found = []
+    for path in sorted(root.glob("checkpoint_*")):
+        if not path.is_dir():
+            found.append(Attempt(path.name, False, "not a checkpoint folder; pickled checkpoints are never opened"))
+        elif read_manifest(path) is None:
+            found.append(Attempt(path.name, False, "its manifest is missing or damaged"))
+    return found
+
+
+def best_first(found: Found) -> Found:
     """Those with a validation loss, lowest first."""
     rated = [item for item in found if item[1].val_loss is not None and math.isfinite(item[1].val_loss)]
     return sorted(rated, key=lambda item: (item[1].val_loss or 0.0, -item[1].step))
+
+
+def in_order_of_trial(found: Found, which: str) -> Iterator[tuple[str, Path, Manifest]]:
+    """(role, folder, manifest) of every checkpoint: latest, the previous one, the best by validation loss, the others.
+
+    `best_val` begins with the best ones.
+    """
+    newest, best = found[::-1], best_first(found)
+    roles = [*zip(("latest", "previous"), newest, strict=False)]
+    if which == "best_val":
+        roles = [("best_val", item) for item in best] + roles
+    else:
+        roles += [("best_val", item) for item in best[:1]]
+    roles += [("older", item) for item in newest]
+    tried = set()
+    for role, (folder, manifest) in roles:
+        if folder not in tried:
+            tried.add(folder)
+            yield role, folder, manifest
 
 
 def load_checkpoint(root: Path, which: str | int) -> tuple[CanonicalState, Manifest, list[Attempt]]:
@@ -55,66 +82,101 @@ def load_checkpoint(root: Path, which: str | int) -> tuple[CanonicalState, Manif
     """
     found = list_checkpoints(root)
     if isinstance(which, int):
-        wanted = [item for item in found if item[1].step == which][-1:]
+        wanted = [("wanted", *item) for item in found if item[1].step == which][-1:]
         if not wanted:
             steps = ", ".join(str(item[1].step) for item in found) or "none"
             raise Refusal("not_found", f"there is no checkpoint of step {which}; there are: {steps}")
-    elif which == "best_val":
-        wanted = best_first(found) + found[::-1]
-    elif which == "latest":
-        wanted = found[::-1]
+    elif which in ("latest", "best_val"):
+        wanted = list(in_order_of_trial(found, which))
     else:
         raise Refusal("bad_argument", f"{which!r} is neither latest, best_val nor a step")
-    attempts: list[Attempt] = []
-    for folder, manifest in wanted:
+    attempts = list_unreadable(root)
+    for role, folder, manifest in wanted:
         try:
             state = read_state(folder, manifest)
-        except (Damaged, OSError, SafetensorError) as error:
-            attempts.append(Attempt(folder.name, False, str(error)))
+        except (Damaged, OSError) as error:
+            attempts.append(Attempt(folder.name, False, f"{role}: {error}"))
             continue
-        attempts.append(Attempt(folder.name, True, f"loaded ({manifest.reason}, step {manifest.step})"))
+        attempts.append(Attempt(folder.name, True, f"{role}: loaded ({manifest.reason}, step {manifest.step})"))
         return state, manifest, attempts
-    tried = "; ".join(f"{attempt.name}: {attempt.message}" for attempt in attempts) or "none has a readable manifest"
+    tried = "; ".join(f"{attempt.name}: {attempt.message}" for attempt in attempts) or "there is none"
     raise Refusal("corrupt", f"no checkpoint in {root} can be loaded ({tried})")
 
 
-def read_state(folder: Path, manifest: Manifest) -> CanonicalState:
-    """The state in a folder. Raises `Damaged` naming the file when size or checksum differ."""
-    data = {name: _verified(folder / name, manifest) for name in (MODEL, OPTIMIZER, STATE)}
-    tensors, moments = load(data[MODEL]), load(data[OPTIMIZER])
-    document = json.loads(data[STATE])
-    return CanonicalState(
-        params=_under("params.", tensors),
-        exp_avg=_under("exp_avg.", moments),
-        exp_avg_sq=_under("exp_avg_sq.", moments),
-        adam_step=document["adam_step"],
-        buffers=_under("buffers.", tensors),
-        meta=document["meta"],
-        sidecar=_under("sidecar.", moments),
-    )
+def read_state(folder: Path, manifest: Manifest, *, deep: bool = False) -> CanonicalState:
+    """The state in a folder: sizes, checksums, headers and the state's hash are checked.
+
+    `deep` computes that hash from the tensors that were read instead of from the checksums. Raises `Damaged` naming
+    the file, or `OSError`.
+    """
+    with ThreadPoolExecutor(len(TABLES), "lumina-load") as pool:
+        reading = {name: pool.submit(_read_file, folder, name, manifest) for name in TABLES}
+        files = {name: result.result() for name, result in reading.items()}
+    document = _read_document(folder, manifest)
+    state = state_from({name: file.tensors for name, file in files.items()}, document["adam_step"], document["meta"])
+    digests = {name: str(manifest.files[name]["sha256"]) for name in TABLES}
+    found = state_hash(state) if deep else combined_hash(digests, state.adam_step, state.meta)
+    if found != manifest.state_hash:
+        raise Damaged(f"the state has the hash {found[:12]}, and the manifest says {manifest.state_hash[:12]}")
+    return state
 
 
-def _verified(path: Path, manifest: Manifest) -> bytes:
-    expected = manifest.files.get(path.name)
+def verify(root: Path) -> list[Attempt]:
+    """Every checkpoint read and hashed anew, oldest first."""
+    results = list_unreadable(root)
+    for folder, manifest in list_checkpoints(root):
+        try:
+            read_state(folder, manifest, deep=True)
+        except (Damaged, OSError) as error:
+            results.append(Attempt(folder.name, False, str(error)))
+        else:
+            results.append(Attempt(folder.name, True, f"intact ({manifest.reason}, step {manifest.step})"))
+    return results
+
+
+def _read_file(folder: Path, name: str, manifest: Manifest) -> TensorFile:
+    expected = manifest.files.get(name)
     if expected is None:
-        raise Damaged(f"{path.name} is not in the manifest")
-    size = path.stat().st_size
-    if size != expected["bytes"]:
-        raise Damaged(f"{path.name} has {size} bytes, {expected['bytes']} expected")
-    data = path.read_bytes()
+        raise Damaged(f"{name} is not in the manifest")
+    return read_tensors(folder / name, int(expected["bytes"]), str(expected["sha256"]))
+
+
+def _read_document(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """The Adam steps and `meta`."""
+    expected = manifest.files.get(STATE)
+    if expected is None:
+        raise Damaged(f"{STATE} is not in the manifest")
+    with open(folder / STATE, "rb") as file:
+        data = file.read(int(expected["bytes"]) + 1)
     if hashlib.sha256(data).hexdigest() != expected["sha256"]:
-        raise Damaged(f"{path.name} does not match its checksum")
-    return data
+        raise Damaged(f"{STATE} does not match its checksum")
+    try:
+        document = json.loads(data)
+        return {"adam_step": dict(document["adam_step"]), "meta": dict(document["meta"])}
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise Damaged(f"{STATE} does not hold a state: {error!r}") from error
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def set_aside(root: Path, attempts: Iterable[Attempt]) -> None:
+    """Moves damaged checkpoints to `damaged/`: the newest of what is left is what the next resume must begin with."""
+    for attempt in attempts:
+        if not attempt.ok and (root / attempt.name).is_dir():
+            atomic.make_folder(root / "damaged")
+            atomic.rename_new(root / attempt.name, _free(root / "damaged", attempt.name))
+
+
+def _free(folder: Path, name: str) -> Path:
+    target, number = folder / name, 1
+    while target.exists():
+        number += 1
+        target = folder / f"{name}_{number}"
+    return target
 
 
 def abandon(root: Path, is_abandoned: Callable[[Manifest], bool]) -> None:
     """Moves such checkpoints to `abandoned/<their segment>/`, where no resume looks for them."""
     for folder, manifest in list_checkpoints(root):
         if is_abandoned(manifest):
-            target = root / "abandoned" / manifest.segment / folder.name
-            atomic.make_folder(target.parent)
-            atomic.rename_new(folder, target)
+            branch = root / "abandoned" / manifest.segment
+            atomic.make_folder(branch)
+            atomic.rename_new(folder, _free(branch, folder.name))

@@ -1,22 +1,88 @@
-"""Which checkpoints are kept: the latest, the best by validation loss, and those that somebody has pinned."""
+"""Which checkpoints are kept, and the overview of them for people and scripts.
+
+It decides by manifests alone; what the overview says is made from them each time, and never read back.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from lumina.checkpoint.load import best_first, list_checkpoints
+from lumina.checkpoint.load import Found, best_first, list_checkpoints
 from lumina.store import atomic
 
+log = logging.getLogger(__name__)
 
-def prune(root: Path, limit: int, pinned: Collection[str] = ()) -> list[Path]:
-    """Deletes all but the latest, the `limit` best by validation loss (newer ones where there is none), and those
-    whose names are `pinned`."""
-    found = list_checkpoints(root)
+OVERVIEW = "metadata.json"
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What is kept beside the latest: the `best` by validation loss (newer ones where there is none), those at the end
+    of an epoch where `epochs` is set, the ones named in `pinned`, and for each journal position in `undoable` the
+    newest checkpoint before it."""
+
+    best: int
+    epochs: bool = False
+    pinned: frozenset[str] = frozenset()
+    undoable: tuple[int, ...] = ()
+
+
+def kept(found: Found, keep: Keep) -> set[Path]:
+    """The folders of `found` (oldest first) that stay."""
     ranked = best_first(found)
     ranked += [item for item in reversed(found) if item not in ranked]
-    keep = {path for path, _ in [*found[-1:], *ranked[:limit]]}
-    removed = [path for path, _ in found if path not in keep and path.name not in pinned]
+    staying = [*found[-1:], *ranked[: keep.best]]
+    for seq in keep.undoable:
+        staying += [item for item in found if item[1].journal_seq < seq][-1:]
+    if keep.epochs:
+        staying += [item for item in found if item[1].epoch is not None]
+    staying += [item for item in found if item[0].name in keep.pinned]
+    return {path for path, _ in staying}
+
+
+def prune(root: Path, keep: Keep, newest: Path | None = None) -> list[Path]:
+    """Deletes what is not kept; `newest` is the one that was just written."""
+    found = list_checkpoints(root)
+    staying = {*kept(found, keep), newest}
+    removed = [path for path, _ in found if path not in staying]
     for path in removed:
         atomic.remove_tree(path)
     return removed
+
+
+def refresh_overview(root: Path, pinned: Iterable[str] = ()) -> None:
+    """As `write_overview`; a full disk is only worth a word in the log, since nothing depends on it."""
+    try:
+        write_overview(root, pinned)
+    except OSError as error:
+        log.warning("%s is out of date: %s", root / OVERVIEW, error)
+
+
+def write_overview(root: Path, pinned: Iterable[str] = ()) -> None:
+    """Makes `metadata.json` anew: the names of the latest and the best, and a list with the figures of each."""
+    found, held = list_checkpoints(root), set(pinned)
+    best = best_first(found)
+    document = {
+        "v": 1,
+        "latest": found[-1][0].name if found else None,
+        "best_val": best[0][0].name if best else None,
+        "list": [
+            {
+                "name": folder.name,
+                "step": manifest.step,
+                "reason": manifest.reason,
+                "val_loss": manifest.val_loss,
+                "epoch": manifest.epoch,
+                "created": manifest.created,
+                "bytes": sum(int(file["bytes"]) for file in manifest.files.values()),
+                "state_hash": manifest.state_hash,
+                "pinned": folder.name in held,
+            }
+            for folder, manifest in found
+        ],
+    }
+    atomic.write_file(root / OVERVIEW, json.dumps(document, indent=1).encode())

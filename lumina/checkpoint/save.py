@@ -1,54 +1,87 @@
-"""Writes one checkpoint so that it is there whole or not at all."""
+"""Writes one checkpoint so that it is there whole or not at all, in two moves: the files, then the name.
+
+It knows files and their order on the disk; it must not know when a state is saved, nor who waits for it.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-
-from lumina.checkpoint.canonical import CanonicalState, state_hash
-from lumina.checkpoint.manifest import MANIFEST, MODEL, OPTIMIZER, STATE, Manifest
+from lumina.checkpoint.canonical import CanonicalState
+from lumina.checkpoint.manifest import MANIFEST, STATE, Manifest
+from lumina.checkpoint.snapshot import Snapshot
 from lumina.store import atomic
 
+WRITING = ".writing_step_"
 
-def save_checkpoint(root: Path, step: int, state: CanonicalState, *, reason: str, segment: str,
-                    val_loss: float | None, journal_seq: int, fingerprint: Mapping[str, Any]) -> Path:  # fmt: skip
-    """Writes `root/checkpoint_step_<step>` (with a number behind it where that name is taken) and returns its path.
 
-    Temporary folder, each file fsynced, manifest last, folder renamed, parent fsynced. Raises `OSError`.
+def save_checkpoint(root: Path, step: int, state: CanonicalState, **about: Any) -> Path:
+    """Writes `state` as `root/checkpoint_step_<step>` at once and returns that path. `about` as in `write_files`."""
+    return publish(root, write_files(root, step, Snapshot.of(state), **about), step)
+
+
+def write_files(root: Path, step: int, snapshot: Snapshot, *, reason: str, segment: str, val_loss: float | None,
+                journal_seq: int, fingerprint: Mapping[str, Any], epoch: int | None = None) -> Path:  # fmt: skip
+    """The whole checkpoint under a name that no reader looks at: each file fsynced, the manifest last.
+
+    Nothing is left behind when it raises `OSError`.
     """
     atomic.make_folder(root)
-    folder = root / f".writing_step_{step}"
+    folder = root / f"{WRITING}{step}"
     if folder.exists():  # what a killed save left behind
         atomic.remove_tree(folder)
     atomic.make_folder(folder)
-    moments = {f"exp_avg.{name}": tensor for name, tensor in state.exp_avg.items()}
-    moments.update({f"exp_avg_sq.{name}": tensor for name, tensor in state.exp_avg_sq.items()})
-    moments.update({f"sidecar.{name}": tensor for name, tensor in state.sidecar.items()})
-    tensors = {f"params.{name}": tensor for name, tensor in state.params.items()}
-    tensors.update({f"buffers.{name}": tensor for name, tensor in state.buffers.items()})
-    contents = {
-        MODEL: save({name: tensor.contiguous() for name, tensor in tensors.items()}),
-        OPTIMIZER: save({name: tensor.contiguous() for name, tensor in moments.items()}),
-        STATE: json.dumps({"adam_step": state.adam_step, "meta": state.meta}).encode(),
-    }
-    files = {}
-    for name, data in contents.items():
-        atomic.write_file(folder / name, data)
-        files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    manifest = Manifest(
-        step, segment, reason, val_loss, journal_seq, time.time(), state_hash(state), dict(fingerprint), files
-    )
-    atomic.write_file(folder / MANIFEST, manifest.to_bytes())
-    atomic.fsync_dir(folder)
+    try:
+        files = _write_contents(folder, snapshot)
+        digests = {name: files[name]["sha256"] for name in snapshot.files}
+        manifest = Manifest(
+            step, segment, reason, val_loss, journal_seq, time.time(), snapshot.hash(digests), dict(fingerprint), files,
+            epoch,
+        )  # fmt: skip
+        atomic.write_file(folder / MANIFEST, manifest.to_bytes())
+        atomic.fsync_dir(folder)
+    except OSError:
+        discard(folder)
+        raise
+    return folder
+
+
+def _write_contents(folder: Path, snapshot: Snapshot) -> dict[str, dict[str, Any]]:
+    """Writes every file; their checksums are computed meanwhile, on another core."""
+    contents = {name: file.content for name, file in snapshot.files.items()}
+    contents[STATE] = memoryview(snapshot.document)
+    with ThreadPoolExecutor(1, "lumina-sha256") as pool:
+        sums = {
+            name: pool.submit(lambda data: hashlib.sha256(data).hexdigest(), data) for name, data in contents.items()
+        }
+        for name, data in contents.items():
+            atomic.write_file(folder / name, data)
+        return {name: {"sha256": sums[name].result(), "bytes": len(data)} for name, data in contents.items()}
+
+
+def publish(root: Path, folder: Path, step: int) -> Path:
+    """Gives the written folder its name (with a number behind it where that is taken), and returns it."""
     target = free_name(root, step)
-    atomic.rename_new(folder, target)
+    try:
+        atomic.rename_new(folder, target)
+    except OSError:
+        discard(folder)
+        raise
     return target
+
+
+def discard(folder: Path) -> None:
+    """Takes away what was written and is not wanted, as far as the disk lets us; the next start sweeps the rest."""
+    try:
+        if folder.exists():
+            atomic.remove_tree(folder)
+    except OSError:
+        return
 
 
 def free_name(root: Path, step: int) -> Path:
@@ -58,3 +91,9 @@ def free_name(root: Path, step: int) -> Path:
         number += 1
         target = root / f"checkpoint_step_{step}_{number}"
     return target
+
+
+def sweep(root: Path) -> None:
+    """Clears away what killed saves left; only for the holder of the run's lock, before the first save."""
+    for folder in root.glob(f"{WRITING}*"):
+        atomic.remove_tree(folder)

@@ -441,6 +441,7 @@ class CheckpointConfig(Group):
     save_total_limit: int = param(
         5, "Checkpoints kept: the best by validation loss; the latest is always kept.", ge=1, typical=(1, 100)
     )
+    keep_epoch_checkpoints: bool = param(False, "Keep the checkpoint at the end of every epoch, too.")
     early_stopping_patience: int = param(
         5, "Epochs without improvement before a run with enable_early_stopping ends.", ge=1, typical=(3, 20)
     )

@@ -205,15 +205,23 @@ class TorchEngine:
 
     def export_state(self) -> CanonicalState:
         """A copy of everything that later steps depend on."""
-        params = {name: exported(p) for name, p in self.model.named_parameters()}
-        slots: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
+        live = self.live_state()
+        copies = ({key: exported(t) for key, t in table.items()} for table in (live.params, live.exp_avg,
+                  live.exp_avg_sq, live.buffers))  # fmt: skip
+        params, exp_avg, exp_avg_sq, buffers = copies
+        return CanonicalState(params, exp_avg, exp_avg_sq, live.adam_step, buffers, live.meta)
+
+    def live_state(self) -> CanonicalState:
+        """Everything that later steps depend on, in the tensors that the next step changes."""
+        params = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        slots: dict[str, dict[str, Tensor]] = {moment: {} for moment in MOMENTS}
         steps: dict[str, float] = {}
         for name, parameter in self.model.named_parameters():
             state = self.optimizer.state.get(parameter, {})
             for moment, table in slots.items():
-                table[name] = exported(state[moment]) if moment in state else torch.zeros_like(params[name])
+                table[name] = state[moment] if moment in state else torch.zeros(()).expand(parameter.shape)
             steps[name] = float(state["step"]) if "step" in state else 0.0
-        buffers = {name: exported(buffer) for name, buffer in self._stored_buffers().items()}
+        buffers = self._stored_buffers()
         meta = {"hparams": self.get_hparams(), "step": self.model.knobs.step, "guard": self._guard.state()}
         if self._scaler is not None:
             meta["scaler"] = self._scaler.state()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 FaultHook = Callable[[str, Path], None]
+Content = bytes | memoryview
 
 OPERATIONS: Final = (
     "mkdir", "create", "write", "append", "truncate", "fsync", "rename", "link", "unlink", "rmtree", "fsync_dir",
@@ -39,21 +40,21 @@ recorder: Callable[[Operation], None] | None = None
 """Told each operation that no fault prevented; a test rebuilds from it what a power cut may leave."""
 
 
-def _fault(operation: str, path: Path, *, data: bytes = b"", source: Path | None = None, length: int = 0) -> None:
+def _fault(operation: str, path: Path, *, data: Content = b"", source: Path | None = None, length: int = 0) -> None:
     if fault_hook is not None:
         fault_hook(operation, path)
     if recorder is not None:
-        recorder(Operation(operation, path, data, source, length))
+        recorder(Operation(operation, path, bytes(data), source, length))
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: Content) -> None:
     """Write all of `data` to the descriptor, however many calls it takes."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: Content) -> None:
     """Put `data` at `path`, durably: a reader sees the old content or all of the new, also after a power cut."""
     temporary = _write_temporary(path, data)
     try:
@@ -74,7 +75,7 @@ def create_file(path: Path, data: bytes) -> None:
     fsync_dir(path.parent)
 
 
-def _write_temporary(path: Path, data: bytes) -> Path:
+def _write_temporary(path: Path, data: Content) -> Path:
     # A leading dot: whoever lists the folder skips what is not finished.
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     _fault("create", temporary)

@@ -105,14 +105,17 @@ class Loop:
 
     def _when_due(self, stats: StepStats, series: dict[str, float]) -> None:
         session, step = self.session, self.session.state.step
-        seen = dict(series)
+        seen, best = dict(series), session.state.best_val_loss
         if step % session.config.training.eval_interval == 0:
             seen.update(self._validate())
         self.oversight.after_step(step, seen, stats.arrays)
-        if step % session.config.checkpoint.save_every_n_batches == 0:
-            self.saver.save_soon("periodic")
-        else:
-            self.saver.save_owed()
+        reasons = {
+            "epoch": session.epoch_ended() is not None,
+            "best_val": session.state.best_val_loss != best,
+            "periodic": step % session.config.checkpoint.save_every_n_batches == 0,
+        }
+        if any(reasons.values()):
+            self.saver.request("+".join(reason for reason, holds in reasons.items() if holds))
         if step % session.config.training.log_interval == 0 or step == 1:
             log.info(
                 "step %d/%d loss %.4f rate %.3g norm %.3f %.0f tokens/s",
@@ -127,7 +130,7 @@ class Loop:
         if not figures:
             return {}
         session.writer.points(session.segment, state.step, figures)
-        state.val_loss = figures["val_loss"]
+        state.val_loss, state.val_step = figures["val_loss"], state.step
         if math.isfinite(state.val_loss) and (state.best_val_loss is None or state.val_loss < state.best_val_loss):
             state.best_val_loss = state.val_loss
         log.info("step %d validation loss %.4f", state.step, state.val_loss)

@@ -71,7 +71,7 @@ class Oversight:
         live = {name: value for name, value in session.hparams().items() if value is not None}
         ledger = session.ledger
         result = session.orchestrator.check(step, live, ledger.open(), ledger.applied, ledger.record)
-        session.writer.meta("health", {**result.health.to_json(), "checked_step": step})
+        session.tell_health({**result.health.to_json(), "checked_step": step})
         session.writer.meta("chinchilla", json_numbers(result.chinchilla))
         figures = {f"chinchilla.{name}": value for name, value in result.chinchilla.items() if name in CHARTED}
         session.writer.points(session.segment, step, figures)

@@ -4,7 +4,7 @@ beyond committing to the journal and telling the store."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -53,6 +53,8 @@ class Session:
     answered: dict[str, dict[str, Any]]
     segment: str
     fingerprint: dict[str, Any]
+    health: dict[str, Any] = field(default_factory=lambda: {"status": "healthy", "issues": []})
+    problems: dict[str, str] = field(default_factory=dict)
 
     @property
     def validation_sequences(self) -> int:
@@ -97,6 +99,29 @@ class Session:
         self.writer.meta("step", self.state.step)
         self.writer.meta("hparams", self.hparams())
         self.writer.meta("layers", self.engine.describe().to_json())
+
+    def epoch_ended(self) -> int | None:
+        """The number of completed passes over the data, if the newest step completed one."""
+        position, samples = self.state.position, self.plan.sequences_per_step
+        epochs = self.loader.epoch_of(position)
+        return epochs if position >= samples and epochs > self.loader.epoch_of(position - samples) else None
+
+    def problem(self, code: str, message: str) -> None:
+        """Something of the trainer's own that is wrong: part of the run's health until it is `solved`."""
+        self.problems[code] = message
+        self.tell_health()
+
+    def solved(self, code: str) -> None:
+        if self.problems.pop(code, None) is not None:
+            self.tell_health()
+
+    def tell_health(self, checked: Mapping[str, Any] | None = None) -> None:
+        """Shows what the newest check found, and the trainer's own problems above it."""
+        self.health = dict(checked) if checked is not None else self.health
+        own = [{"code": code, "severity": "critical", "message": message, "confidence": 1.0}
+               for code, message in self.problems.items()]  # fmt: skip
+        status = "critical" if own else self.health["status"]
+        self.writer.meta("health", {**self.health, "status": status, "issues": [*own, *self.health["issues"]]})
 
     def commit(self, type: str, id: str, doc: Mapping[str, Any]) -> Entry:
         """Appends one durable journal entry for the current step; from here on it has happened."""

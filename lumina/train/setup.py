@@ -14,7 +14,10 @@ from typing import Any
 import torch
 
 from lumina.accounting import count_parameters, flops_per_token, recommended_epochs, token_budget
-from lumina.checkpoint import CanonicalState, Manifest, load_checkpoint
+from lumina.checkpoint import CanonicalState, Manifest, list_checkpoints, load_checkpoint
+from lumina.checkpoint.load import set_aside
+from lumina.checkpoint.retention import refresh_overview
+from lumina.checkpoint.save import sweep
 from lumina.config import Config, read_config
 from lumina.data import Dataset, changed_files, contents, prepare
 from lumina.engine.torch_engine import TorchEngine
@@ -57,10 +60,11 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     engine = TorchEngine(config, dataset.vocab_size, hardware, precision)
     for folder in (paths.root, paths.done, paths.checkpoints):
         atomic.sweep(folder)
+    sweep(paths.checkpoints)
     journal = Journal.open(paths)
     history = list(journal.entries)
     abandon_off_line(paths.checkpoints, history)  # what a crash in the middle of a rewind left
-    loaded = _load(paths, resume, history)
+    loaded = _load(paths, writer, resume, history)
     plan = _plan(config, dataset, history, steps)
     start = loaded[0] if loaded else origin
     if start is not None:
@@ -80,6 +84,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
         extended=more, fingerprint=fingerprint, **data,
     )  # fmt: skip
     abandon_off_line(paths.checkpoints, journal.entries)
+    refresh_overview(paths.checkpoints)
     held = entries_on_line(journal.entries)
     session = Session(
         paths=paths,
@@ -157,18 +162,24 @@ class Progress:
                 raise StoppedEarly(f"stop, asked for by {command.author.get('name', '?')}, while {phase}")
 
 
-def _load(paths: RunPaths, resume: str | None, history: list[Entry]) -> tuple[CanonicalState, Manifest] | None:
+def _load(paths: RunPaths, writer: StoreWriter, resume: str | None,
+          history: list[Entry]) -> tuple[CanonicalState, Manifest] | None:  # fmt: skip
     """The wanted checkpoint; None for a start from the beginning."""
     if resume is None:
         if history:
             raise Refusal("name_taken", f"{paths.root} has been trained already; resume it")
         return None
-    if resume == "latest" and not any(entry.type == "checkpoint" for entry in history):
+    written = any(entry.type == "checkpoint" for entry in history) or list_checkpoints(paths.checkpoints)
+    if resume == "latest" and not written:
         log.info("no checkpoint was written yet; the run starts again from its first step")
         return None
     state, manifest, attempts = load_checkpoint(paths.checkpoints, int(resume) if resume.isdigit() else resume)
     for attempt in attempts:
         log.log(logging.INFO if attempt.ok else logging.WARNING, "checkpoint %s: %s", attempt.name, attempt.message)
+        if not attempt.ok:
+            told = f"Checkpoint {attempt.name} cannot be used: {attempt.message}; step {manifest.step} is used instead"
+            writer.event(None, manifest.step, "critical", "checkpoint", told)
+    set_aside(paths.checkpoints, attempts)
     return state, manifest
 
 

@@ -14,7 +14,7 @@ from typing import Any
 @dataclass
 class TrainState:
     """Counters and live values of the loop. `step` is the last attempted step, `position` the sequences consumed;
-    `batch_size` is None while it is the configuration's."""
+    `batch_size` is None while it is the configuration's, `val_step` the step of the newest validation."""
 
     step: int = 0
     position: int = 0
@@ -22,6 +22,7 @@ class TrainState:
     lr_scale: float = 1.0
     batch_size: int | None = None
     val_loss: float | None = None
+    val_step: int | None = None
     best_val_loss: float | None = None
     skipped_steps: int = 0
     windows: dict[str, list[float]] = field(default_factory=dict)

@@ -9,6 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lumina.checkpoint import CanonicalState, Manifest
@@ -40,12 +41,14 @@ class Steering:
         self.interrupts = interrupts
         self.controls = LiveControls(session)
         self.paused = False
+        self._awaited: set[str] = set()  # commands that are answered when their checkpoint is durable
         self.stopping: str | None = None
 
     def at_boundary(self) -> None:
         """Repeats what the journal says, then answers the commands that came in; stays here while paused."""
         self._repeat()
         while True:
+            self.saver.poll()
             self._heed_signals()
             for command in self.session.inbox.take():
                 self._answer(command)
@@ -143,6 +146,8 @@ class Steering:
         if command.id in session.answered:
             session.inbox.done(command.id, session.answered[command.id])
             return
+        if command.id in self._awaited:
+            return
         if command.kind in CHANGES_THE_MODEL | {"reject"} and session.replay.active(session.state.step):
             return  # stays in the inbox until the journal's decisions have been repeated
         try:
@@ -154,11 +159,12 @@ class Steering:
             self._close(command, "refused", receipt)
             return
         if command.id in session.answered:
-            session.inbox.done(command.id, receipt)  # already in the journal
-        else:
+            session.inbox.done(command.id, receipt or session.answered[command.id])  # already in the journal
+        elif receipt is not None:
             self._close(command, "applied", receipt)
 
-    def _act(self, command: Command) -> dict[str, Any]:
+    def _act(self, command: Command) -> dict[str, Any] | None:
+        """Carries a command out and returns its receipt; None when that follows later."""
         author = command.author
         if command.kind == "intervene":
             return self.intervene(command.method or "", command.args or {}, author, id=command.id)
@@ -173,13 +179,25 @@ class Steering:
         if command.kind == "unpause":
             return self._pause(command, False)
         if command.kind == "checkpoint":
-            path = self.saver.save("manual")
-            return self._receipt(command, "verified", after={"checkpoint": path.name})
+            self._checkpoint(command)
+            return None
         if command.kind == "stop":
             self.stopping = f"stop, asked for by {author.get('name', '?')}"
             self.session.writer.meta("state", "stopping")
             return self._receipt(command, "verified", after={"state": "stopping"})
         raise Refusal("unsupported", f"{command.kind} is not available yet")
+
+    def _checkpoint(self, command: Command) -> None:
+        def told(answer: Path | Refusal) -> None:
+            self._awaited.discard(command.id)
+            if isinstance(answer, Refusal):
+                receipt = self._receipt(command, "refused", reason=answer.message, code=answer.code)
+                self._close(command, "refused", receipt)
+            else:
+                self._close(command, "applied", self._receipt(command, "verified", after={"checkpoint": answer.name}))
+
+        self._awaited.add(command.id)
+        self.saver.request("manual", told)
 
     def _approve(self, command: Command) -> dict[str, Any]:
         proposal = self._open_proposal(command)
@@ -199,6 +217,7 @@ class Steering:
         if not args.get("rewind"):
             return self.undo(wanted, command.author, id=command.id)
         entry = undo.find_applied(self.session, wanted)
+        self.saver.settle()
         found = undo.checkpoint_before(
             self.session, lambda manifest: manifest.journal_seq < entry.seq, f"{entry.doc['method']} of {wanted}"
         )
@@ -206,6 +225,7 @@ class Steering:
 
     def _rollback(self, action: RollbackSteps, author: Author, id: str, proposal: str | None,
                   kind: str) -> dict[str, Any]:  # fmt: skip
+        self.saver.settle()
         goal = self.session.state.step - action.num_steps
         found = undo.checkpoint_before(self.session, lambda manifest: manifest.step <= goal, f"step {goal}")
         asked = receipt(
@@ -270,7 +290,7 @@ class Steering:
     def _heed_signals(self) -> None:
         if self.interrupts.save:
             self.interrupts.save = False
-            self.saver.save("emergency")
+            self.saver.request("emergency")
         if self.interrupts.stop and not self.stopping:
             self.stopping = self.interrupts.stop
 

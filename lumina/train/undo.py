@@ -12,10 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from lumina.checkpoint import CanonicalState, Manifest, abandon, list_checkpoints
-from lumina.checkpoint.load import Damaged, read_state
+from lumina.checkpoint import CanonicalState, Damaged, Manifest, abandon, list_checkpoints, read_state
+from lumina.checkpoint.retention import refresh_overview
 from lumina.interventions import build
 from lumina.store.errors import Refusal
 from lumina.store.journal import Entry, current_line, entries_on_line
@@ -70,7 +68,7 @@ def checkpoint_before(
     for folder, manifest in found:
         try:
             return read_state(folder, manifest), manifest
-        except (Damaged, OSError, SafetensorError) as error:
+        except (Damaged, OSError) as error:
             tried.append(f"{folder.name}: {error}")
             log.warning("checkpoint %s", tried[-1])
     if tried:
@@ -108,6 +106,7 @@ def rewind(session: Session, state: CanonicalState, manifest: Manifest, receipt:
     session.replay = Replay([], manifest.step)
     session.answered[receipt["id"]] = full
     abandon_off_line(session.paths.checkpoints, session.journal.entries)
+    refresh_overview(session.paths.checkpoints)
     session.tell_live()
     log.info("rewound to step %d; left behind: %s", manifest.step, left)
     return full

@@ -132,5 +132,8 @@ OVERSIGHT = {
     "checkpoint.early_stopping_patience": Case(see.progress("ended"), 2, 3, enable_early_stopping=True),
     "checkpoint.save_every_n_batches": Case(lambda **c: trained(**c).journal(), 2, 5),
     "checkpoint.save_total_limit": Case(lambda **c: trained(**c).checkpoints(), 1, 2, save_every_n_batches=2),
+    "checkpoint.keep_epoch_checkpoints": Case(
+        lambda **c: trained(40, **c).checkpoints(), False, True, batch_size=8, save_total_limit=1
+    ),
 }
 TABLE: dict[str, Case] = {**MODEL, **TRAINING, **DATA, **OVERSIGHT}

@@ -21,7 +21,7 @@ PUBLISHED = {
     "enable_architecture_adaptation",
     "chinchilla": "auto_epoch_scaling chinchilla_multiplier min_auto_epochs max_auto_epochs enable_loss_landscape "
     "enable_compute_efficiency enable_early_stopping",
-    "checkpoint": "save_every_n_batches save_total_limit early_stopping_patience",
+    "checkpoint": "save_every_n_batches save_total_limit keep_epoch_checkpoints early_stopping_patience",
 }
 
 
