@@ -52,12 +52,14 @@ def start(args: argparse.Namespace) -> int:
     """Validate, create, spawn; then watch, unless --background."""
     from lumina.client import run_overrides, start
     from lumina.config import load_config, override, warnings_of
-    from lumina.data import DataError
+    from lumina.data import DataError, mode_of
 
     config = load_config(args.preset, args.set)
     shown = None if args.json else show_report
     try:
         config = override(config, run_overrides(args.data, args.steps, args.autonomy, {}))
+        if not args.json:
+            say("training mode: {} ({})".format(*mode_of(config)))
         run = start(config, name=args.name, directory=args.dir, via="cli", on_report=shown)
     except DataError as error:
         complain(data_error(error))

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lumina.data.order import scramble
-from lumina.data.tokens import DOCUMENTS_FILE, FIRST, TokenStore
+from lumina.data.tokens import DOCUMENTS_FILE, FIRST, TokenStore, view
 
 GRAM = 12  # tokens of a run
 SKETCH = 1 << 19  # runs of the validation data that are looked for
@@ -62,10 +62,11 @@ def _hashes(store: TokenStore) -> Iterator[Hashes]:
         reader = pa.ipc.open_file(file)
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
-            ends = end + batch["tokens"].to_numpy().cumsum()
-            inside = (ends - batch["tokens"].to_numpy() >= store.start) & (ends <= store.stop)
+            lengths = view(batch["tokens"])
+            ends = end + lengths.cumsum()
+            inside = (ends - lengths >= store.start) & (ends <= store.stop)
             end = int(ends[-1])
-            yield batch["hash"].to_numpy()[inside]
+            yield view(batch["hash"])[inside]
 
 
 def _sketch(held: list[TokenStore]) -> tuple[Hashes, NDArray[np.int64], int]:

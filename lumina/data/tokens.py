@@ -25,6 +25,12 @@ Ids = NDArray[np.uint32]
 Flags = NDArray[np.uint8]
 
 
+def view(column: Any) -> NDArray[Any]:
+    """An Arrow column of numbers without nulls, as it lies in memory (`to_numpy` would import pandas for it)."""
+    values: NDArray[Any] = np.frombuffer(column.buffers()[1], dtype=column.type.to_pandas_dtype())
+    return values[column.offset : column.offset + len(column)]
+
+
 class TokenWriter:
     """Writes a folder's tokens; memory is one record batch. Ids below 65,536 take two bytes each, others four."""
 
@@ -121,7 +127,9 @@ class TokenStore:
     def document_lengths(self) -> NDArray[np.int64]:
         """Tokens of each document in this part; a document that the part cuts counts with what is inside."""
         with pa.memory_map(str(self.folder / DOCUMENTS_FILE)) as file:
-            lengths = pa.ipc.open_file(file).read_all()["tokens"].to_numpy()
+            reader = pa.ipc.open_file(file)
+            batches = [view(reader.get_batch(number)["tokens"]) for number in range(reader.num_record_batches)]
+            lengths = np.concatenate([np.zeros(0, np.int64), *batches])
         ends = lengths.cumsum()
         begin, end = np.clip(ends - lengths, self.start, self.stop), np.clip(ends, self.start, self.stop)
         inside: NDArray[np.int64] = (end - begin)[end > begin]
@@ -132,7 +140,7 @@ class TokenStore:
         if found is None:
             with self._opening:
                 batch = self._reader().get_batch(index)
-            found = self._batches[index] = (batch["token"].to_numpy(), batch["flags"].to_numpy())
+            found = self._batches[index] = (view(batch["token"]), view(batch["flags"]))
         return found
 
     def _reader(self) -> Any:

@@ -208,6 +208,7 @@ def test_a_good_run_is_created_and_started(
     assert answer.code == 0
     assert "a.jsonl: jsonl, text, " in answer.out
     assert "first trains in the background" in answer.out
+    assert "training mode: base_only (all files are base texts)" in answer.out
     ((paths, options),) = started
     assert (paths.root, options) == (runs / "first", {})
     config = read_config(paths.config)
