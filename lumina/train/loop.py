@@ -64,8 +64,6 @@ class Loop:
     def _finish(self) -> str:
         session = self.session
         self.steering.at_boundary()
-        if session.state.step % session.config.training.eval_interval != 0:
-            self._validate()
         self.oversight.finish()
         self.saver.save("final")
         return "finished"
@@ -106,9 +104,13 @@ class Loop:
     def _when_due(self, stats: StepStats, series: dict[str, float]) -> None:
         session, step = self.session, self.session.state.step
         seen, best = dict(series), session.state.best_val_loss
-        if step % session.config.training.eval_interval == 0:
+        # Before the checkpoint of the same step: a resume from it could not put the figures on the current line.
+        validated = step % session.config.training.eval_interval == 0 or step == session.plan.total_steps
+        if validated:
             seen.update(self._validate())
         self.oversight.after_step(step, seen, stats.arrays)
+        if session.orchestrator.ended and not validated:
+            self._validate()
         reasons = {
             "epoch": session.epoch_ended() is not None,
             "best_val": session.state.best_val_loss != best,
