@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-UNIT := tests --ignore=tests/live --ignore=tests/browser --ignore=tests/notebooks
+UNIT := tests --ignore=tests/live --ignore=tests/browser --ignore=tests/notebooks --ignore=tests/faults
 .DEFAULT_GOAL := help
-.PHONY: help install ui dev check format test unit live browser notebooks lab gym clean
+.PHONY: help install ui dev check format test unit live browser notebooks faults-short faults lab gym clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,7 +42,7 @@ format: dev  ## format and fix what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: dev unit live browser notebooks  ## every tier that CI runs
+test: dev unit live browser notebooks faults-short  ## every tier that CI runs
 
 unit: dev  ## fast tests, two processes, one thread each
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(UNIT)
@@ -55,6 +55,13 @@ browser: dev  ## the dashboard in Chromium, on a live run
 
 notebooks: dev  ## the notebook executed, and its view clicked in JupyterLab
 	$(BIN)/pytest -rs tests/notebooks
+
+faults-short: dev  ## every row of the fault matrix, a few tries each
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/faults
+
+faults: dev  ## the fault matrix, long form; writes docs/reliability.md
+	OMP_NUM_THREADS=1 LUMINA_FAULTS=long LUMINA_FAULTS_TABLE=docs/reliability.md $(BIN)/pytest -n 2 --dist worksteal \
+	  tests/faults
 
 lab: dev  ## JupyterLab on notebooks/, for this machine only
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks

@@ -1,0 +1,274 @@
+"""Faults, each armed in a trainer's process before it runs; everything is injected at the product's own seams.
+
+Each writes what it hit to the file `hits` first, so that a test counts only what really happened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lumina.store import atomic
+
+
+def _hit(hits: Path, **facts: Any) -> None:
+    with hits.open("a") as file:
+        file.write(json.dumps(facts) + "\n")
+
+
+def _die(hits: Path, **facts: Any) -> None:
+    _hit(hits, **facts)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# At the fault seam
+
+
+def _counting(within: str, kinds: list[str] | None, act: Callable[[int, str, Path], None]) -> None:
+    """Calls `act(number, kind, path)` before each operation on a path that contains `within`."""
+    seen = 0
+
+    def hook(kind: str, path: Path) -> None:
+        nonlocal seen
+        if within in str(path) and (kinds is None or kind in kinds):
+            seen += 1
+            act(seen, kind, path)
+
+    atomic.fault_hook = hook
+
+
+def count_operations(hits: Path, within: str, kinds: list[str] | None = None) -> None:
+    """Changes nothing; each operation leaves a line."""
+    _counting(within, kinds, lambda number, kind, path: _hit(hits, number=number, kind=kind, name=path.name))
+
+
+def kill_at_operation(hits: Path, within: str, number: int, kinds: list[str] | None = None) -> None:
+    """SIGKILL just before the operation."""
+
+    def act(seen: int, kind: str, path: Path) -> None:
+        if seen == number:
+            _die(hits, number=seen, kind=kind, name=path.name)
+
+    _counting(within, kinds, act)
+
+
+def tear_at_operation(hits: Path, within: str, number: int, share: float) -> None:
+    """SIGKILL in the middle of the write or append: a share of its bytes is there."""
+    seen = 0
+
+    def recorder(operation: atomic.Operation) -> None:
+        nonlocal seen
+        if within not in str(operation.path) or operation.kind not in ("write", "append"):
+            return
+        seen += 1
+        if seen == number:
+            part = bytes(operation.data)[: int(len(operation.data) * share)]
+            with open(operation.path, "ab") as file:
+                file.write(part)
+            _die(hits, number=seen, kind=operation.kind, name=operation.path.name, bytes=len(part))
+
+    atomic.recorder = recorder
+
+
+def fail_operations(hits: Path, within: str, errno: int, first: int = 1, times: int = 1_000_000,
+                    kinds: list[str] | None = None) -> None:  # fmt: skip
+    """An `OSError` for `times` operations from the `first` on."""
+
+    def act(seen: int, kind: str, path: Path) -> None:
+        if first <= seen < first + times:
+            _hit(hits, number=seen, kind=kind, name=path.name)
+            raise OSError(errno, os.strerror(errno), str(path))
+
+    _counting(within, kinds, act)
+
+
+def signal_at_operation(hits: Path, within: str, number: int, signals: list[int]) -> None:
+    """Signals to the process itself just before the operation."""
+
+    def act(seen: int, kind: str, path: Path) -> None:
+        if seen == number:
+            _hit(hits, number=seen, kind=kind, name=path.name)
+            for each in signals:
+                os.kill(os.getpid(), each)
+
+    _counting(within, None, act)
+
+
+def record_operations(hits: Path) -> None:
+    """Every operation with its data, for `disk.Log`."""
+
+    def recorder(operation: atomic.Operation) -> None:
+        _hit(
+            hits,
+            kind=operation.kind,
+            path=str(operation.path),
+            data=b64encode(operation.data).decode(),
+            source=None if operation.source is None else str(operation.source),
+            length=operation.length,
+        )
+
+    atomic.recorder = recorder
+
+
+# In a step, and while a command is answered
+
+
+class _CallCounter:
+    """Counts the calls of Python functions of the product in this thread, and dies at one of them."""
+
+    def __init__(self, hits: Path, fatal: int | None) -> None:
+        self.hits, self.fatal, self.seen = hits, fatal, 0
+
+    def __call__(self, frame: FrameType, event: str, _argument: object) -> None:
+        if event != "call" or "/lumina/" not in frame.f_code.co_filename:
+            return
+        self.seen += 1
+        if self.seen == self.fatal:
+            _die(self.hits, call=self.seen, function=frame.f_code.co_qualname)
+
+    def watch(self, run: Callable[[], Any]) -> Any:
+        sys.setprofile(self)
+        try:
+            return run()
+        finally:
+            sys.setprofile(None)
+
+
+def kill_in_step(hits: Path, step: int, call: int) -> None:
+    """SIGKILL at a call of a function inside a step; at the step's end if it has fewer."""
+    from lumina.train.loop import Loop
+
+    whole = Loop.step
+
+    def stepped(self: Loop) -> Any:
+        if self.session.state.step + 1 != step:
+            return whole(self)
+        _CallCounter(hits, call).watch(lambda: whole(self))
+        return _die(hits, call=None, function="end of the step")
+
+    Loop.step = stepped  # type: ignore[method-assign]
+
+
+def kill_in_answer(hits: Path, call: int | None) -> None:
+    """SIGKILL at a call of a function while a command is answered; with None it is only counted."""
+    from lumina.train.steering import Steering
+
+    whole = Steering._answer
+
+    def answered(self: Steering, command: Any) -> None:
+        counter = _CallCounter(hits, call)
+        counter.watch(lambda: whole(self, command))
+        _hit(hits, calls=counter.seen)
+
+    Steering._answer = answered  # type: ignore[method-assign]
+
+
+def act_at_step(hits: Path, step: int, send: int) -> None:
+    """A signal to the process itself just before a step."""
+    _before_step(step, lambda _: (_hit(hits, step=step), os.kill(os.getpid(), send)))
+
+
+def _before_step(step: int, act: Callable[[Any], Any]) -> None:
+    from lumina.train.loop import Loop
+
+    whole = Loop.step
+
+    def stepped(self: Loop) -> Any:
+        if self.session.state.step + 1 == step:
+            act(self)
+        return whole(self)
+
+    Loop.step = stepped  # type: ignore[method-assign]
+
+
+def slow_steps(hits: Path, seconds: float) -> None:
+    """Steps that take a while, so that a test can do something between them."""
+    from lumina.train.loop import Loop
+
+    whole = Loop.step
+
+    def stepped(self: Loop) -> Any:
+        time.sleep(seconds)
+        return whole(self)
+
+    Loop.step = stepped  # type: ignore[method-assign]
+
+
+def move_clock(hits: Path, step: int, seconds: float) -> None:
+    """The wall clock jumps before a step, for everything in this process that asks for the time."""
+    real = time.time
+    jumped = 0.0
+
+    def jump(_: Any) -> None:
+        nonlocal jumped
+        jumped = seconds
+        _hit(hits, step=step, now=time.time())
+
+    time.time = lambda: real() + jumped
+    _before_step(step, jump)
+
+
+def spoil_loss(hits: Path, step: int, factor: float) -> None:
+    """The loss of a step's first micro-batch is multiplied by a factor (NaN, infinity, or very large)."""
+    import dataclasses
+
+    from lumina.engine.torch_engine import TorchEngine
+    from lumina.model import Transformer
+
+    whole, forward = TorchEngine.train_step, Transformer.forward
+    due = False
+
+    def train_step(self: TorchEngine, number: int, *rest: Any) -> Any:
+        nonlocal due
+        due = number == step
+        return whole(self, number, *rest)
+
+    def spoiled(self: Transformer, *batch: Any, **more: Any) -> Any:
+        nonlocal due
+        output = forward(self, *batch, **more)
+        if not due:
+            return output
+        due = False
+        _hit(hits, step=step)
+        return dataclasses.replace(output, loss_sum=output.loss_sum * factor)
+
+    TorchEngine.train_step = train_step  # type: ignore[method-assign]
+    Transformer.forward = spoiled  # type: ignore[method-assign]
+
+
+# The metrics database
+
+
+def fill_database(hits: Path, step: int, until: int) -> None:
+    """From one step to another the database may not grow by a single page, as on a full disk (SQLITE_FULL)."""
+    from lumina.store import sink, writer
+
+    whole = writer.Sink.commit
+    full = False
+
+    def commit(self: sink.Sink, items: Any, meta: Any, *, durable: bool) -> None:
+        self.open()
+        assert self._db is not None
+        pages = self._db.execute("PRAGMA page_count").fetchone()[0]
+        self._db.execute(f"PRAGMA max_page_count={pages if full else 1_073_741_823}")
+        whole(self, items, meta, durable=durable)
+
+    def switch(on: bool) -> Callable[[Any], None]:
+        def act(_: Any) -> None:
+            nonlocal full
+            full = on
+            _hit(hits, full=on)
+
+        return act
+
+    writer.Sink.commit = commit  # type: ignore[method-assign]
+    _before_step(step, switch(True))
+    _before_step(until, switch(False))
