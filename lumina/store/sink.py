@@ -27,6 +27,7 @@ from lumina.store.schema import connect_writer, filesystem_type, is_network
 log = logging.getLogger(__name__)
 
 LEAVE_WAL_SECONDS = 3.0
+LOST = "Decisions are all there; metrics recorded before are not in the journal and are missing"
 
 
 class Points(NamedTuple):
@@ -69,25 +70,22 @@ class Sink:
     def __init__(self, paths: RunPaths) -> None:
         self._paths = paths
         self._db: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None  # device and number of the file that is open
+        self._damage: str | None = None  # what was found wrong with the file at the path
         self._segments: dict[str, int] = {}
         self._series: dict[str, int] = {}
         self._last: dict[tuple[int, int], int | None] = {}
 
     def open(self) -> None:
-        """Connect; a file that is no database is moved aside, and missing rows are made from the journal."""
-        if self._db is not None:
+        """Connect; a damaged file is moved aside, and missing rows are made from the journal.
+
+        A file that was taken from under the open connection is made again.
+        """
+        if self._db is not None and not self._taken_away():
             return
         kind = filesystem_type(self._paths.root)
         mode = "DELETE" if is_network(kind) else "WAL"
-        notes = []
-        try:
-            db = connect_writer(self._paths.database, mode)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
-            aside = _move_aside(self._paths)
-            notes.append(f"run.sqlite was damaged ({error}); it was kept as {aside} and rebuilt from the journal")
-            db = connect_writer(self._paths.database, mode)
+        db, notes = self._connect(mode)
         if mode == "DELETE":
             notes.append(
                 f"{self._paths.root} is on a network file system ({kind}): the store avoids write-ahead logging"
@@ -101,7 +99,43 @@ class Sink:
         except sqlite3.Error:
             db.close()
             raise
-        self._db = db
+        self._db, self._file = db, _identity(self._paths)
+
+    def _connect(self, mode: str) -> tuple[sqlite3.Connection, list[str]]:
+        """A connection to an intact database, and what people should know of how it came to be."""
+        notes = []
+        if self._db is not None:
+            self._abandon()
+            notes.append(f"run.sqlite was removed; the new one was made from the journal. {LOST}")
+        try:
+            if self._damage is not None:
+                raise sqlite3.DatabaseError(self._damage)
+            db = connect_writer(self._paths.database, mode)
+            try:
+                _check(db)
+            except sqlite3.Error:
+                db.close()
+                raise
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            aside = _move_aside(self._paths)
+            self._damage = None
+            notes.append(f"run.sqlite was damaged ({error}) and is kept as {aside}; made anew from the journal. {LOST}")
+            db = connect_writer(self._paths.database, mode)
+        return db, notes
+
+    def _taken_away(self) -> bool:
+        # With the whole folder gone there is no place for a new file; the lock tells the trainer.
+        return self._paths.root.is_dir() and _identity(self._paths) != self._file
+
+    def _abandon(self) -> None:
+        """Forget the connection and the numbers that were handed out over it."""
+        if self._db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+        self._db = None
+        self._segments, self._series, self._last = {}, {}, {}
 
     def commit(self, items: Sequence[Item], meta: Meta, *, durable: bool) -> None:
         """Store everything or nothing. With `durable` it survives a power cut, and so does all that came before."""
@@ -116,13 +150,23 @@ class Sink:
                 db.executemany(
                     "INSERT OR REPLACE INTO meta VALUES (?,?,?)", [(key, *value) for key, value in meta.items()]
                 )
-        except sqlite3.Error:
+        except sqlite3.Error as error:
             # The numbers handed out in the transaction went with it.
             self._segments, self._series, self._last = {}, {}, {}
+            if is_damage(error):
+                self._damage = str(error)
+                self._abandon()
             raise
         finally:
-            if durable:
+            if durable and self._db is not None:
                 db.execute("PRAGMA synchronous=NORMAL")
+
+    def reproject(self, entries: Iterable[Entry]) -> None:
+        """Make every projected row anew."""
+        self.open()
+        assert self._db is not None
+        with _transaction(self._db):
+            projection.reproject(self._db, entries)
 
     def close(self) -> None:
         """Close; the file is left in DELETE mode, so that a read-only folder can be read, unless readers hold on."""
@@ -206,12 +250,29 @@ def rebuild_projection(paths: RunPaths) -> None:
     with RunLock.acquire(paths, {"doing": "rebuilding run.sqlite"}):
         entries = read_entries(paths)
         sink = Sink(paths)
-        sink.open()
-        db = sink._db
-        assert db is not None
-        with _transaction(db):
-            projection.reproject(db, entries)
+        sink.reproject(entries)
         sink.close()
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file itself is broken (corrupt, or no database), which trying again does not mend."""
+    # SQLite's "malformed" and "not a database" come as this very class; what passes comes as a subclass of it.
+    return type(error) is sqlite3.DatabaseError
+
+
+def _check(db: sqlite3.Connection) -> None:
+    """Look at every page. Raises `sqlite3.DatabaseError` when one is not what it should be."""
+    found = [row[0] for row in db.execute("PRAGMA quick_check(1)")]
+    if found != ["ok"]:
+        raise sqlite3.DatabaseError(str(found[0]).splitlines()[-1])
+
+
+def _identity(paths: RunPaths) -> tuple[int, int] | None:
+    try:
+        found = os.stat(paths.database)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _transaction:  # noqa: N801 - used as a statement

@@ -67,7 +67,7 @@ class StoreWriter:
         self._closing = False
         self._give_up_at = math.inf
         self._clean = False
-        self._beat = 0.0
+        self._beat = -math.inf
         self._reported = 0
         self._thread = threading.Thread(target=self._work, name="lumina-store", daemon=True)
         self._thread.start()
@@ -171,10 +171,10 @@ class StoreWriter:
         # Facts before the queue: a reader that sees a fact then also sees the points told before it.
         batch.meta.update(self._take_meta())
         batch.fill(self._queue)
-        now = time.time()
-        if now - self._beat >= HEARTBEAT_SECONDS:
+        now, passed = time.time(), time.monotonic()
+        if passed - self._beat >= HEARTBEAT_SECONDS:  # whatever the wall clock does
             batch.meta["heartbeat"] = (repr(now), now)
-            self._beat = now
+            self._beat = passed
         dropped = self.dropped_points + batch.malformed
         if dropped != self._reported:
             batch.meta["dropped_points"] = (str(dropped), now)
