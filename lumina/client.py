@@ -85,7 +85,10 @@ class PendingReceipt:
             alive = is_locked(self.paths)
             receipt = self._read()
             if receipt is None and not alive:
-                receipt = self._answer("refused", "not_running", "the trainer ended before it read the command")
+                inbox.withdraw(self.paths, self.id)  # a later resume must not do what was reported as refused
+                receipt = self._read() or self._answer(
+                    "refused", "not_running", "the trainer ended before it read the command"
+                )
             elif receipt is None:
                 time.sleep(POLL_SECONDS)
         receipt = receipt or self._answer("queued", None, None)

@@ -155,6 +155,11 @@ class Inbox:
                 commands.append(command)
         return sorted(commands, key=lambda command: (command.sent_at, command.id))
 
+    @property
+    def more(self) -> bool:
+        """Whether the listing that `take` is using up has not come to its end."""
+        return bool(self._waiting)
+
     def done(self, command_id: str, receipt: Mapping[str, Any]) -> None:
         """Publish the receipt, then remove the command. The journal must hold the receipt already."""
         if not is_id(command_id):

@@ -20,6 +20,7 @@ from lumina.store.errors import Refusal
 from lumina.store.layout import RunPaths
 
 _NOTE_LIMIT = 4096
+PATIENCE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -39,27 +40,53 @@ class RunLock:
     kept it would keep the run locked after its parent's death.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, paths: RunPaths, note: Mapping[str, Any]) -> None:
+        self.since = float(note["since"])
         self._fd = fd
+        self._paths = paths
+        self._note = json.dumps(note).encode()
         _held.add(self)
 
     @classmethod
-    def acquire(cls, paths: RunPaths, info: Mapping[str, Any] | None = None, *, patience: float = 0.5) -> RunLock:
+    def acquire(
+        cls, paths: RunPaths, info: Mapping[str, Any] | None = None, *, patience: float = PATIENCE_SECONDS
+    ) -> RunLock:
         """Take the lock or raise `Refusal('locked')` that names the holder.
 
         `patience` (seconds) outlasts readers, who hold a shared lock for microseconds to see whether it is free.
         """
-        fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        deadline = time.monotonic() + patience
-        while not _try_lock(fd, fcntl.LOCK_EX):
-            if time.monotonic() >= deadline:
-                os.close(fd)
-                raise Refusal("locked", f"run {paths.name!r} is in use by {describe_holder(paths)}")
-            time.sleep(0.02)
+        fd = _locked(paths, patience)
         note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "extra": dict(info or {})}
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(note).encode(), 0)
-        return cls(fd)
+        lock = cls(fd, paths, note)
+        lock._write_note()
+        return lock
+
+    def ensure(self) -> None:
+        """Make sure that the folder is still this run's, and that whoever looks there finds the lock held.
+
+        A lock file that someone removed is made again. Raises `Refusal`: not_found when the folder was moved or
+        deleted, locked when another process has made the run its own meanwhile.
+        """
+        held = os.fstat(self._fd)
+        try:
+            found = os.stat(self._paths.lock)
+        except FileNotFoundError:
+            if not self._paths.exists():
+                raise Refusal("not_found", f"{self._paths.root} was moved or deleted while it was trained") from None
+            self._make_again()
+            return
+        if (held.st_dev, held.st_ino) != (found.st_dev, found.st_ino):
+            raise Refusal("locked", f"run {self._paths.name!r} was taken over by {describe_holder(self._paths)}")
+
+    def _make_again(self) -> None:
+        fd = _locked(self._paths, PATIENCE_SECONDS)
+        os.close(self._fd)
+        self._fd = fd
+        self._write_note()
+
+    def _write_note(self) -> None:
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, self._note, 0)
 
     def release(self) -> None:
         """Give the lock back; a second call does nothing."""
@@ -111,6 +138,18 @@ def describe_holder(paths: RunPaths) -> str:
         return "another process"
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(info.since))
     return f"process {info.pid} on {info.host} since {since}"
+
+
+def _locked(paths: RunPaths, patience: float) -> int:
+    """A descriptor of the lock file with the lock held. Raises `Refusal` (locked) after `patience` seconds."""
+    fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    deadline = time.monotonic() + patience
+    while not _try_lock(fd, fcntl.LOCK_EX):
+        if time.monotonic() >= deadline:
+            os.close(fd)
+            raise Refusal("locked", f"run {paths.name!r} is in use by {describe_holder(paths)}")
+        time.sleep(0.02)
+    return fd
 
 
 def _try_lock(fd: int, kind: int) -> bool:

@@ -55,6 +55,7 @@ class Session:
     fingerprint: dict[str, Any]
     health: dict[str, Any] = field(default_factory=lambda: {"status": "healthy", "issues": []})
     problems: dict[str, str] = field(default_factory=dict)
+    was_ended: bool = False
 
     @property
     def validation_sequences(self) -> int:
@@ -125,6 +126,7 @@ class Session:
 
     def commit(self, type: str, id: str, doc: Mapping[str, Any]) -> Entry:
         """Appends one durable journal entry for the current step; from here on it has happened."""
+        self.lock.ensure()
         entry = self.journal.append(type, self.segment, self.state.step, id, dict(doc))
         self.ledger.fold(entry)
         self.writer.entry(entry)

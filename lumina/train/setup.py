@@ -5,6 +5,7 @@ It is the only place where the parts of a trainer meet; none of them knows anoth
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import platform
 import time
@@ -63,6 +64,8 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     sweep(paths.checkpoints)
     journal = Journal.open(paths)
     history = list(journal.entries)
+    config_sum = _check_config(paths, history)
+    _check_journal(paths, history)
     abandon_off_line(paths.checkpoints, history)  # what a crash in the middle of a rewind left
     loaded = _load(paths, writer, resume, history)
     plan = _plan(config, dataset, history, steps)
@@ -81,7 +84,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     data, changed = _compare_data(config, history)
     segment = _open_segment(
         journal, writer, resume, state.step, fork_seq, total_steps=plan.total_steps,
-        extended=more, fingerprint=fingerprint, **data,
+        extended=more, fingerprint=fingerprint, config=config_sum, **data,
     )  # fmt: skip
     abandon_off_line(paths.checkpoints, journal.entries)
     refresh_overview(paths.checkpoints)
@@ -106,6 +109,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
         answered=answered(history),
         segment=segment,
         fingerprint=fingerprint,
+        was_ended=bool(history) and history[-1].type == "end",
     )
     if start is not None:
         session.restore_sidecar(start.sidecar)
@@ -113,6 +117,25 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     for change in changed:
         session.event("warning", "data", f"The data is not what this run was started with: {change}")
     return session
+
+
+def _check_config(paths: RunPaths, history: list[Entry]) -> str:
+    """The checksum of config.yaml. Raises `Refusal` (corrupt) when the run was begun with another one."""
+    found = hashlib.sha256(paths.config.read_bytes()).hexdigest()
+    begun = next((entry.doc.get("config") for entry in history if entry.type == "segment"), None)
+    if begun not in (None, found):
+        raise Refusal(
+            "corrupt",
+            f"{paths.config} is not the one that the run was begun with (sha256 {found[:12]}, {begun[:12]} expected): "
+            "put the old one back; live values are changed by interventions, anything else needs a new run",
+        )
+    return found
+
+
+def _check_journal(paths: RunPaths, history: list[Entry]) -> None:
+    """Raises `Refusal` (corrupt) when the journal is gone from a run that was trained: nothing starts over silently."""
+    if not history and list_checkpoints(paths.checkpoints):
+        raise Refusal("corrupt", f"{paths.journal} is missing or empty, and there are checkpoints; put it back")
 
 
 def _open_segment(journal: Journal, writer: StoreWriter, resume: str | None, step: int, fork_seq: int,

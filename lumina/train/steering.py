@@ -29,6 +29,8 @@ from lumina.train.session import Session
 log = logging.getLogger(__name__)
 
 PAUSE_POLL_SECONDS = 0.05
+BOUNDARY_SECONDS = 0.1
+COMMANDS_AT_ONCE = 8
 Author = Mapping[str, str]
 
 
@@ -48,10 +50,10 @@ class Steering:
         """Repeats what the journal says, then answers the commands that came in; stays here while paused."""
         self._repeat()
         while True:
+            self.session.lock.ensure()
             self.saver.poll()
             self._heed_signals()
-            for command in self.session.inbox.take():
-                self._answer(command)
+            self._answer_some()
             self._tell_quarantined()
             if self.stopping or not self.paused:
                 return
@@ -141,6 +143,15 @@ class Steering:
 
     # Commands
 
+    def _answer_some(self) -> None:
+        """Answers what waits, for a bounded time: a full inbox must not hold a step for long."""
+        inbox, deadline = self.session.inbox, time.monotonic() + BOUNDARY_SECONDS
+        while True:
+            for command in inbox.take(COMMANDS_AT_ONCE):
+                self._answer(command)
+            if self.stopping or not inbox.more or time.monotonic() >= deadline:
+                return
+
     def _answer(self, command: Command) -> None:
         session = self.session
         if command.id in session.answered:
@@ -151,6 +162,7 @@ class Steering:
         if command.kind in CHANGES_THE_MODEL | {"reject"} and session.replay.active(session.state.step):
             return  # stays in the inbox until the journal's decisions have been repeated
         try:
+            self._check_it_was_sent_to_a_running_run(command)
             self._check_expectations(command)
             receipt = self._act(command)
         except Refusal as refusal:
@@ -259,6 +271,11 @@ class Steering:
         self.session.writer.meta("state", "paused" if paused else "running")
         words = {True: "paused", False: "running"}
         return self._receipt(command, "verified", before={"state": words[before]}, after={"state": words[paused]})
+
+    def _check_it_was_sent_to_a_running_run(self, command: Command) -> None:
+        session = self.session
+        if session.was_ended and command.sent_at < session.lock.since:
+            raise Refusal("not_running", "sent after the run had ended; it was resumed since: send it again")
 
     def _check_expectations(self, command: Command) -> None:
         session = self.session
