@@ -47,7 +47,7 @@ def _counting(within: str, kinds: list[str] | None, act: Callable[[int, str, Pat
 
 def count_operations(hits: Path, within: str, kinds: list[str] | None = None) -> None:
     """Changes nothing; each operation leaves a line."""
-    _counting(within, kinds, lambda number, kind, path: _hit(hits, number=number, kind=kind, name=path.name))
+    _counting(within, kinds, lambda number, kind, path: _hit(hits, number=number, kind=kind, path=str(path)))
 
 
 def kill_at_operation(hits: Path, within: str, number: int, kinds: list[str] | None = None) -> None:
@@ -55,7 +55,7 @@ def kill_at_operation(hits: Path, within: str, number: int, kinds: list[str] | N
 
     def act(seen: int, kind: str, path: Path) -> None:
         if seen == number:
-            _die(hits, number=seen, kind=kind, name=path.name)
+            _die(hits, number=seen, kind=kind, path=str(path))
 
     _counting(within, kinds, act)
 
@@ -73,7 +73,7 @@ def tear_at_operation(hits: Path, within: str, number: int, share: float) -> Non
             part = bytes(operation.data)[: int(len(operation.data) * share)]
             with open(operation.path, "ab") as file:
                 file.write(part)
-            _die(hits, number=seen, kind=operation.kind, name=operation.path.name, bytes=len(part))
+            _die(hits, number=seen, kind=operation.kind, path=str(operation.path), bytes=len(part))
 
     atomic.recorder = recorder
 
@@ -84,7 +84,7 @@ def fail_operations(hits: Path, within: str, errno: int, first: int = 1, times: 
 
     def act(seen: int, kind: str, path: Path) -> None:
         if first <= seen < first + times:
-            _hit(hits, number=seen, kind=kind, name=path.name)
+            _hit(hits, number=seen, kind=kind, path=str(path))
             raise OSError(errno, os.strerror(errno), str(path))
 
     _counting(within, kinds, act)
@@ -95,7 +95,7 @@ def signal_at_operation(hits: Path, within: str, number: int, signals: list[int]
 
     def act(seen: int, kind: str, path: Path) -> None:
         if seen == number:
-            _hit(hits, number=seen, kind=kind, name=path.name)
+            _hit(hits, number=seen, kind=kind, path=str(path))
             for each in signals:
                 os.kill(os.getpid(), each)
 
@@ -272,3 +272,10 @@ def fill_database(hits: Path, step: int, until: int) -> None:
     writer.Sink.commit = commit  # type: ignore[method-assign]
     _before_step(step, switch(True))
     _before_step(until, switch(False))
+
+
+def limit_queue(hits: Path, limit: int) -> None:
+    """The store's queue holds so many numbers."""
+    from lumina.store.writer import StoreWriter
+
+    StoreWriter.__init__.__kwdefaults__["limit"] = limit

