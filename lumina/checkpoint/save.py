@@ -31,7 +31,7 @@ def write_files(root: Path, step: int, snapshot: Snapshot, *, reason: str, segme
 
     Nothing is left behind when it raises `OSError`.
     """
-    atomic.make_folder(root)
+    atomic.make_folder(root, parents=False)
     folder = root / f"{WRITING}{step}"
     if folder.exists():  # what a killed save left behind
         atomic.remove_tree(folder)

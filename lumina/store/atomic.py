@@ -150,9 +150,13 @@ def move(source: Path, target: Path) -> None:
     os.rename(source, target)
 
 
-def make_folder(path: Path) -> None:
-    """Make the folder `path` and those above it where they are missing, durably."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+def make_folder(path: Path, *, parents: bool = True) -> None:
+    """Make the folder `path` and those above it where they are missing, durably.
+
+    Without `parents`, a run whose folder was moved grows no ghost in the old place: `FileNotFoundError`.
+    """
+    wanted = (path, *path.parents) if parents else (path,)
+    missing = [folder for folder in wanted if not folder.exists()]
     for folder in reversed(missing):
         _fault("mkdir", folder)
         folder.mkdir(exist_ok=True)

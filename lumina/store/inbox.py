@@ -96,7 +96,7 @@ def send(paths: RunPaths, command: Command) -> Path:
     data = command.to_json()
     if len(data) > MAX_COMMAND_BYTES:
         raise Refusal("bad_argument", f"the command has {len(data)} bytes; {MAX_COMMAND_BYTES} are allowed")
-    atomic.make_folder(paths.inbox)
+    atomic.make_folder(paths.inbox, parents=False)
     path = paths.inbox / f"{command.id}.json"
     atomic.create_file(path, data)
     return path
@@ -164,7 +164,7 @@ class Inbox:
         """Publish the receipt, then remove the command. The journal must hold the receipt already."""
         if not is_id(command_id):
             raise ValueError(f"{command_id!r} is not a command id")
-        atomic.make_folder(self._paths.done)
+        atomic.make_folder(self._paths.done, parents=False)
         data = orjson.dumps(dict(receipt), option=orjson.OPT_SERIALIZE_NUMPY)
         atomic.write_file(self._paths.done / f"{command_id}.json", data)
         atomic.unlink(self._paths.inbox / f"{command_id}.json")
@@ -217,7 +217,7 @@ class Inbox:
     def _put_away(self, name: str, reason: str) -> None:
         safe = _UNSAFE.sub("_", name)[:100]
         try:
-            atomic.make_folder(self._paths.quarantine)
+            atomic.make_folder(self._paths.quarantine, parents=False)
             target = self._paths.quarantine / safe
             if os.path.lexists(target):
                 target = self._paths.quarantine / f"{time.time_ns()}-{safe}"

@@ -129,6 +129,16 @@ class Sink:
         # With the whole folder gone there is no place for a new file; the lock tells the trainer.
         return self._paths.root.is_dir() and _identity(self._paths) != self._file
 
+    def _look(self) -> None:
+        """Read the file as others do: damage under an open connection hides behind the pages that it remembers."""
+        address = f"{self._paths.database.resolve().as_uri()}?mode=ro"
+        with (
+            contextlib.suppress(sqlite3.OperationalError),  # locked, or gone: neither is damage
+            contextlib.closing(sqlite3.connect(address, uri=True)) as db,
+        ):
+            for table in ("meta", "segment", "series"):
+                db.execute(f"SELECT * FROM {table}").fetchall()
+
     def _abandon(self) -> None:
         """Forget the connection and the numbers that were handed out over it."""
         if self._db is not None:
@@ -142,14 +152,16 @@ class Sink:
         self.open()
         db = self._db
         assert db is not None
-        if durable:
-            db.execute("PRAGMA synchronous=FULL")
         try:
+            if durable:
+                db.execute("PRAGMA synchronous=FULL")
             with _transaction(db):
                 self._write(db, items)
                 db.executemany(
                     "INSERT OR REPLACE INTO meta VALUES (?,?,?)", [(key, *value) for key, value in meta.items()]
                 )
+            if durable:
+                self._look()
         except sqlite3.Error as error:
             # The numbers handed out in the transaction went with it.
             self._segments, self._series, self._last = {}, {}, {}
@@ -169,9 +181,20 @@ class Sink:
             projection.reproject(self._db, entries)
 
     def close(self) -> None:
-        """Close; the file is left in DELETE mode, so that a read-only folder can be read, unless readers hold on."""
+        """Close; the file is left in DELETE mode, so that a read-only folder can be read, unless readers hold on.
+
+        A file that is found damaged now is made anew; the next start would find it, but readers come earlier.
+        """
         if self._db is None:
             return
+        try:
+            _check(self._db)
+            self._look()
+        except sqlite3.DatabaseError as error:
+            if is_damage(error):
+                self._damage = str(error)
+                self._abandon()
+                self.open()
         deadline = time.monotonic() + LEAVE_WAL_SECONDS
         self._db.execute("PRAGMA busy_timeout=200")
         while not _leave_wal(self._db) and time.monotonic() < deadline:

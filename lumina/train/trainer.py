@@ -114,7 +114,10 @@ class Trainer:
         session.writer.meta("phase", None)
         session.writer.meta("state", state)
         session.writer.flush(60.0)
-        write_metrics(session.paths)
+        try:
+            write_metrics(session.paths)
+        except (OSError, Refusal) as error:  # a copy for convenience; the run itself is whole
+            log.warning("no metrics/metrics.json: %s", error)
         session.loader.close()
         session.engine.close()
         session.writer.close()

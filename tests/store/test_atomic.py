@@ -126,6 +126,9 @@ def test_every_operation_is_told_with_what_it_needs_to_be_repeated(tmp_path: Pat
     told: list[atomic.Operation] = []
     atomic.recorder = told.append
     try:
+        with pytest.raises(FileNotFoundError):
+            atomic.make_folder(tmp_path / "a" / "b", parents=False)
+        told.clear()
         atomic.make_folder(tmp_path / "a" / "b")
         atomic.write_file(tmp_path / "a" / "b" / "file", b"content")
     finally:
