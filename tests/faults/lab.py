@@ -128,7 +128,7 @@ class Lab:
     def start(self, paths: RunPaths, *inject: Injection, resume: str | None = None, steps: int | None = None) -> Life:
         """A trainer on the run; it resumes where the journal has entries already, as `lumina resume` does."""
         self._count += 1
-        if resume is None and read_entries(paths):
+        if resume is None and paths.journal.exists() and paths.journal.stat().st_size:
             resume = "latest"
         argv = [str(paths.root)] + (["--resume", resume] if resume else []) + (["--steps", str(steps)] if steps else [])
         hits = self.folder / f"hits-{self._count}.jsonl"
