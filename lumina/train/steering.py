@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lumina.checkpoint import CanonicalState, Manifest
-from lumina.interventions import Intervention, build
+from lumina.interventions import ACTIONS, Intervention, build
 from lumina.interventions.run import RollbackSteps
 from lumina.store.errors import Refusal
 from lumina.store.inbox import Command
@@ -213,6 +213,7 @@ class Steering:
 
     def _approve(self, command: Command) -> dict[str, Any]:
         proposal = self._open_proposal(command)
+        self._check_still_meant(proposal)
         args = {**proposal["args"], **(command.args or {})}
         return self.carry_out(proposal, args, command.author, command.id)
 
@@ -265,6 +266,19 @@ class Steering:
             code = "expired" if proposal["state"] == "expired" else "superseded"
             raise Refusal(code, f"proposal {command.proposal} is {proposal['state']} already")
         return proposal
+
+    def _check_still_meant(self, proposal: Mapping[str, Any]) -> None:
+        """Between two checks of the orchestrator an open proposal may have expired, or lost what it was about."""
+        if self.session.state.step >= proposal["expires_step"]:
+            raise Refusal("expired", f"proposal {proposal['id']} expired at step {proposal['expires_step']}")
+        if proposal["method"] not in ACTIONS:
+            return  # an undo looks for itself whether it is still possible
+        names = set(build(proposal["method"], proposal["args"]).read_back(self.controls))
+        for later in self.session.ledger.applied:
+            other_layer = proposal["args"].get("layer_idx") != (later["args"] or {}).get("layer_idx")
+            if later["step"] >= proposal["step"] and names & set(later["after"] or {}) and not other_layer:
+                why = f"{later['method']} changed it at step {later['step']}"
+                raise Refusal("stale", f"proposal {proposal['id']} was made for another state: {why}")
 
     def _pause(self, command: Command, paused: bool) -> dict[str, Any]:
         before, self.paused = self.paused, paused
