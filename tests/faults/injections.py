@@ -279,3 +279,38 @@ def limit_queue(hits: Path, limit: int) -> None:
     from lumina.store.writer import StoreWriter
 
     StoreWriter.__init__.__kwdefaults__["limit"] = limit
+
+
+# Commands at a chosen step
+
+
+def send_at_step(
+    hits: Path, step: int, kind: str, method: str | None = None, args: dict[str, Any] | None = None
+) -> None:
+    """A command in the inbox while a step is made; an approval is for the newest proposal."""
+    from lumina.store import inbox
+    from lumina.store.layout import new_id
+
+    def send(loop: Any) -> None:
+        session = loop.session
+        proposal = next(reversed(session.ledger.proposals), None) if kind == "approve" else None
+        state = session.ledger.proposals[proposal]["state"] if proposal else None
+        command = inbox.Command(new_id(), kind, method, args or {}, proposal, {"name": "ada", "via": "api"})
+        inbox.send(session.paths, command)
+        _hit(hits, step=step, id=command.id, proposal=proposal, state=state)
+
+    _before_step(step, send)
+
+
+def watch_inbox(hits: Path) -> None:
+    """How many files wait before each step, and when."""
+    from lumina.train.loop import Loop
+
+    whole = Loop.step
+
+    def stepped(self: Loop) -> Any:
+        waiting = sum(1 for _ in os.scandir(self.session.paths.inbox))
+        _hit(hits, step=self.session.state.step, waiting=waiting, at=time.monotonic())
+        return whole(self)
+
+    Loop.step = stepped  # type: ignore[method-assign]
