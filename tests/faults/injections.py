@@ -171,9 +171,15 @@ def kill_in_answer(hits: Path, call: int | None) -> None:
     Steering._answer = answered  # type: ignore[method-assign]
 
 
-def act_at_step(hits: Path, step: int, send: int) -> None:
-    """A signal to the process itself just before a step."""
-    _before_step(step, lambda _: (_hit(hits, step=step), os.kill(os.getpid(), send)))
+def signal_at_step(hits: Path, step: int, signals: list[int]) -> None:
+    """Signals to the process itself just before a step."""
+
+    def act(_: Any) -> None:
+        _hit(hits, step=step)
+        for each in signals:
+            os.kill(os.getpid(), each)
+
+    _before_step(step, act)
 
 
 def _before_step(step: int, act: Callable[[Any], Any]) -> None:

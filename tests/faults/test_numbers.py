@@ -1,0 +1,77 @@
+"""Numbers that are none, numbers that explode, and memory that is not there."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from faults.lab import STEPS, Lab, assert_same, log_of, outcome
+from faults.matrix import SEED, Tally, often, row
+from lumina.checkpoint import CanonicalState, load_checkpoint
+from lumina.client import Run
+from lumina.store.journal import read_entries
+from lumina.store.layout import RunPaths
+
+EVERY_STEP: dict[str, Any] = {"save_every_n_batches": 1, "checkpoint.save_total_limit": 100}
+
+
+def state_after(paths: RunPaths, step: int) -> CanonicalState:
+    return load_checkpoint(paths.checkpoints, step)[0]
+
+
+def moved(before: CanonicalState, after: CanonicalState) -> float:
+    """The largest change of any weight."""
+    return max(float((after.params[name] - before.params[name]).abs().max()) for name in before.params)
+
+
+@row(
+    "a batch whose loss is NaN or infinite",
+    injected="the loss of a seeded step times NaN, or infinity",
+    expected="no update is applied, the batch is recorded, training goes on; killed later and resumed, the same bits",
+)
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_a_spoilt_batch(lab: Lab, tally: Tally, factor: float) -> None:
+    chance = random.Random(SEED)
+    for _ in range(often(1, 10)):
+        step = chance.randint(2, STEPS - 2)
+        spoil = ("spoil_loss", {"step": step, "factor": factor})
+        paths = lab.create(**EVERY_STEP)
+        life = lab.live(paths, spoil)
+        assert life.code == 0, log_of(paths)
+        assert len(life.hits) == 1
+        tally.tried()
+        assert moved(state_after(paths, step - 1), state_after(paths, step)) == 0.0
+        assert moved(state_after(paths, step), state_after(paths, step + 1)) > 0.0
+        skipped = [entry for entry in read_entries(paths) if entry.type == "batch_skipped"]
+        assert [(entry.step, entry.doc["position"]) for entry in skipped] == [(step, (step - 1) * 4)]
+        again = lab.create(**EVERY_STEP)
+        assert lab.live(again, spoil, ("kill_in_step", {"step": step + 2, "call": 5})).code == -9
+        assert_same(lab.finish(again), outcome(paths))
+
+
+@row(
+    "a gradient explosion",
+    injected="the loss of a seeded step times 10^8",
+    expected="seen in the series, clipped: no weight moves further than the learning rate allows; training goes on",
+)
+def test_an_explosion(lab: Lab, tally: Tally) -> None:
+    chance = random.Random(SEED)
+    for _ in range(often(1, 10)):
+        step = chance.randint(3, STEPS - 2)
+        paths = lab.create(**EVERY_STEP)
+        life = lab.live(paths, ("spoil_loss", {"step": step, "factor": 1e8}))
+        assert life.code == 0, log_of(paths)
+        assert len(life.hits) == 1
+        tally.tried()
+        found = outcome(paths)
+        norms = found.series["grad_norm"]["value"]
+        assert norms[step - 1] > 1e5 * norms[step - 2]
+        assert moved(state_after(paths, step - 1), state_after(paths, step)) < 0.02
+        assert all(torch.isfinite(tensor).all() for tensor in state_after(paths, STEPS).params.values())
+        assert found.steps == list(range(1, STEPS + 1))
+        assert found.series["loss"]["value"][-1] < 8.0
+        assert Run(paths).status()["state"] == "finished"
