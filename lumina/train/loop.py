@@ -62,7 +62,6 @@ class Loop:
         return self._finish()
 
     def _finish(self) -> str:
-        session = self.session
         self.steering.at_boundary()
         self.oversight.finish()
         self.saver.save("final")
