@@ -11,7 +11,7 @@ from lumina.config import Config, about_preset, list_presets, load_preset
 
 # How many bytes a number takes in the products, and how many more its low-precision copy of the weights takes.
 _COMPUTE_BYTES = {"fp32": 4, "mixed_bf16": 2, "mixed_fp16": 2, "bf16": 2, "fp16": 2, "fp8_e4m3": 1}
-_MASTER_BYTES = {"fp32": 4, "mixed_bf16": 4, "mixed_fp16": 4, "bf16": 2, "fp16": 2, "fp8_e4m3": 4}
+_MASTER_BYTES = {"fp32": 4, "mixed_bf16": 4, "mixed_fp16": 4, "bf16": 2, "fp16": 4, "fp8_e4m3": 4}
 
 
 SHORT_SEQUENCE = 1024  # up to here matrix products beat fused attention on CPUs
@@ -43,8 +43,8 @@ def attended_pairs(length: int, fused: bool) -> int:
 class ParameterCount:
     """Numbers of parameters. Each part counts all layers.
 
-    `total` is everything that can be trained at the start of the run (live experts, not the spare slots); `active` is
-    what one token uses when it skips no layer, without embedding and output head; `allocated` also counts spare slots.
+    `total` is everything that can be trained at the start of the run; `active` is what one token uses when it skips no
+    layer, without embedding and output head.
     """
 
     embedding: int
@@ -55,7 +55,6 @@ class ParameterCount:
     depth_router: int
     norm: int
     active: int
-    allocated: int
 
     @property
     def total(self) -> int:
@@ -114,7 +113,7 @@ def count_parameters(config: Config, vocab_size: int | None = None) -> Parameter
     embedding = (vocab_size or model.vocab_size) * hidden
     attention = layers * _attention_parameters(config)
     expert = 3 * hidden * model.ffn_size
-    experts, used, spare = (moe.num_experts, moe.moe_top_k, moe.spare_experts) if moe.use_moe else (1, 1, 0)
+    experts, used = (moe.num_experts, moe.moe_top_k) if moe.use_moe else (1, 1)
     router_row = hidden + (moe.router_init_bias is not None)
     router = layers * experts * router_row if moe.use_moe else 0
     depth_router = len(config.mod_layers) * _depth_router_parameters(config)
@@ -131,7 +130,6 @@ def count_parameters(config: Config, vocab_size: int | None = None) -> Parameter
         depth_router=depth_router,
         norm=norm,
         active=shared + layers * used * expert,
-        allocated=embedding + head + shared + layers * (experts * expert + spare * (expert + router_row)),
     )
 
 
@@ -210,11 +208,11 @@ def memory_bytes(config: Config, precision: str = "fp32", batch: int | None = No
     """Bytes for training in `precision` with micro-batches of `batch` sequences (default: batch_size).
 
     Weights, gradients and two Adam moments in the master format, a copy of the weights in the compute format where
-    that differs, spare expert slots included; activations as listed in `_activation_bytes`. An estimate: allocators
-    and libraries take more. Raises KeyError for a format that is not known.
+    that differs; activations as listed in `_activation_bytes`. An estimate: allocators and libraries take more.
+    Raises KeyError for a format that is not known.
     """
     master, compute = _MASTER_BYTES[precision], _COMPUTE_BYTES[precision]
-    parameters = count_parameters(config).allocated
+    parameters = count_parameters(config).total
     return Memory(
         weights=parameters * (master + (compute if compute != master else 0)),
         gradients=parameters * master,

@@ -87,7 +87,6 @@ def test_the_formula_follows_every_choice_that_shapes_the_model(changes: dict[st
     counts, parameters = count_parameters(config), built(config)
     assert counts.total == sum(tensor.numel() for tensor in parameters.values())
     assert counts.active == used_by_one_token(config, parameters)
-    assert counts.allocated == counts.total, "no slots are kept beyond what the model holds"
 
 
 def test_a_tokenizer_with_another_vocabulary_changes_embedding_and_head_only() -> None:

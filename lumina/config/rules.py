@@ -126,13 +126,42 @@ def _warmup_is_steps_or_fraction(config: Config) -> Broken:
 
 @rule("precision.inference_precision", "precision.precision")
 def _inference_is_no_finer_than_the_weights(config: Config) -> Broken:
-    precision = config.precision
-    if precision.precision != "bf16" or precision.inference_precision != "fp32":
+    training, wanted = config.precision.precision, config.precision.inference_precision
+    if training not in ("bf16", "fp16") or wanted in ("auto", "int8", training):
         return None
     return (
-        "precision.inference_precision = fp32 is finer than the weights that precision.precision = bf16 keeps",
-        "use auto, or train in mixed_bf16",
+        f"precision.inference_precision = {wanted} needs other weights than those that precision.precision = "
+        f"{training} holds",
+        f"use auto, or train in mixed_{training}",
     )
+
+
+@rule("precision.master_precision", "precision.precision")
+def _the_optimizer_can_update_its_weights(config: Config) -> Broken:
+    master, training = config.precision.master_precision, config.precision.precision
+    if master == "fp16":
+        return "precision.master_precision = fp16 loses AdamW's second moment, the squared gradient", "use auto"
+    if master == "bf16" and training != "bf16":
+        return f"precision.master_precision = bf16 needs precision.precision = bf16, not {training}", "use auto"
+    return None
+
+
+@rule("precision.quantization_aware_training", "precision.precision")
+def _products_are_rounded_one_way(config: Config) -> Broken:
+    if not config.precision.quantization_aware_training or config.precision.precision != "fp8_e4m3":
+        return None
+    return "precision.quantization_aware_training rounds weights that precision.precision = fp8_e4m3 rounds already", ""
+
+
+@rule("precision.precision", "model.hidden_size", "model.intermediate_size")
+def _float8_products_fit_their_units(config: Config) -> Broken:
+    model = config.model
+    widths = {"model.hidden_size": model.hidden_size, "model.intermediate_size": model.ffn_size,
+              "head width times model.num_kv_heads": model.head_dim * model.num_kv_heads}  # fmt: skip
+    odd = [f"{name} = {width}" for name, width in widths.items() if width % 16]
+    if "fp8_e4m3" not in (config.precision.precision, config.precision.inference_precision) or not odd:
+        return None
+    return f"precision fp8_e4m3 multiplies in blocks of 16, and {odd[0]} is no multiple of it", ""
 
 
 @rule("chinchilla.min_auto_epochs", "chinchilla.max_auto_epochs")

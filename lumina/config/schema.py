@@ -50,6 +50,7 @@ Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Biases = Annotated[float | tuple[float, ...] | None, BeforeValidator(_list_as_tuple)]
 PathText = Annotated[str, BeforeValidator(_path_as_text)]
 PrecisionName = Literal["auto", "fp32", "fp16", "bf16", "mixed_fp16", "mixed_bf16", "fp8_e4m3"]
+InferenceName = Literal["auto", "fp32", "fp16", "bf16", "mixed_fp16", "mixed_bf16", "fp8_e4m3", "int8"]
 
 
 class Group(BaseModel):
@@ -125,13 +126,6 @@ class MoeConfig(Group):
         None,
         "Initial bias of the router logits: a number for the first expert, or one number per expert. For studying "
         "collapse; null gives the router no bias.",
-    )
-    spare_experts: int = param(
-        0,
-        "Expert slots kept free in each layer, which add_expert fills during the run.",
-        ge=0,
-        typical=(0, 64),
-        available=False,
     )
     expert_ramp_steps: int = param(
         20, "Optimizer steps over which an added expert goes from never chosen to fully live.", ge=1, typical=(1, 1000)
@@ -257,30 +251,34 @@ class PrecisionConfig(Group):
 
     precision: PrecisionName = param(
         "auto",
-        "Format of training; auto chooses by hardware. bf16 keeps weights and optimizer in bfloat16, too: that saves "
-        "memory and loses updates below 1/256 of a weight.",
-        available=("auto", "fp32", "bf16", "mixed_bf16"),
+        "Format of training; auto chooses by hardware. mixed_fp16 and mixed_bf16 keep the weights in float32. bf16 "
+        "keeps weights and optimizer in bfloat16, too: that saves memory and loses updates below 1/256 of a weight. "
+        "fp16 holds float16 weights beside the optimizer's float32. fp8_e4m3 multiplies in float8 (compute capability "
+        "8.9).",
     )
-    inference_precision: PrecisionName = param(
+    inference_precision: InferenceName = param(
         "auto",
-        "Format of validation and generation; auto is that of training.",
-        available=("auto", "fp32", "mixed_bf16"),
+        "Format of validation and generation; auto is that of training. int8 rounds the weights of the products to 8 "
+        "bits, a scale for each output, as an int8 deployment would have them.",
     )
-    master_precision: Literal["fp32", "bf16", "fp16"] = param(
-        "fp32", "Format of the weights that the optimizer updates.", available=False
+    master_precision: Literal["auto", "fp32", "bf16", "fp16"] = param(
+        "auto",
+        "Format of the weights that the optimizer updates, and of its moments; auto is bfloat16 for bf16 and float32 "
+        "for the others.",
     )
-    init_scale: float = param(65536.0, "First loss scale (fp16 only).", gt=0, typical=(1.0, 2.0**24), available=False)
-    scale_factor: float = param(
-        2.0, "The loss scale grows and shrinks by it (fp16 only).", gt=1, typical=(1.5, 4.0), available=False
+    quantization_aware_training: bool = param(
+        False,
+        "Round the weights of the products to 8 bits in each training step, too, so that they learn to bear int8.",
     )
+    dynamic_loss_scaling: bool = param(
+        True, "Adapt the loss scale to the gradients; false keeps it at init_scale (float16 only)."
+    )
+    init_scale: float = param(65536.0, "First loss scale (float16 only).", gt=0, typical=(1.0, 2.0**24))
+    scale_factor: float = param(2.0, "The loss scale grows and shrinks by it (float16 only).", gt=1, typical=(1.5, 4.0))
     scale_window: int = param(
-        2000,
-        "Steps without overflow before the loss scale grows (fp16 only).",
-        ge=1,
-        typical=(100, 10000),
-        available=False,
+        2000, "Steps without overflow before the loss scale grows (float16 only).", ge=1, typical=(100, 10000)
     )
-    min_scale: float = param(1.0, "Smallest loss scale (fp16 only).", gt=0, typical=(1.0, 65536.0), available=False)
+    min_scale: float = param(1.0, "Smallest loss scale (float16 only).", gt=0, typical=(1.0, 65536.0))
 
 
 class OptimizationConfig(Group):

@@ -19,10 +19,10 @@ from lumina.checkpoint import CanonicalState
 from lumina.config import Config
 from lumina.engine.api import EngineDescription, EvalStats, LayerExperts, MicroBatch, StepStats
 from lumina.engine.guard import CollapseGuard
-from lumina.engine.numerics import autocast, cast_weights, exported, scaler_of
+from lumina.engine.numerics import Multiplication, Weights, autocast, exported, scaler_of, weights_for_inference
 from lumina.engine.statistics import StepFigures, StepValues
 from lumina.hardware import Hardware, PrecisionChoice, choose_inference_precision, compile_problem
-from lumina.model import Transformer
+from lumina.model import Transformer, experts
 from lumina.model.mod import DepthRouter
 from lumina.model.moe import STACKED, STACKED_BUFFERS, MoE
 from lumina.store.errors import Refusal
@@ -51,19 +51,21 @@ class TorchEngine:
         self._guard = CollapseGuard()
         self._scaler = scaler_of(precision, config.precision)
         torch.manual_seed(config.training.seed)
-        self._build({})
-        self.model.reset()
+        self._build({}, draw=True)
 
-    def _build(self, slots: dict[int, int]) -> None:
+    def _build(self, slots: dict[int, int], draw: bool = False) -> None:
         training = self.config.training
         self.model = Transformer(self.config, self.vocab_size, slots).to(self.device)
-        cast_weights(self.model, self.precision)
-        self._pruned: list[tuple[MoE, int]] = []
+        if draw:
+            self.model.reset()
+        self.weights = Weights(self.model, self.precision)
+        self._choose_products()
+        self._pruned: list[tuple[int, int]] = []
         if self.config.optimization.compile:
             for layer in self.model.layers:
                 layer.compile_dense()  # type: ignore[operator]
-        decayed = [p for p in self.model.parameters() if p.ndim >= 2]
-        plain = [p for p in self.model.parameters() if p.ndim < 2]
+        decayed = [weight for weight in self.weights.by_name.values() if weight.ndim >= 2]
+        plain = [weight for weight in self.weights.by_name.values() if weight.ndim < 2]
         self.optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": self._weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=training.learning_rate,
@@ -71,6 +73,13 @@ class TorchEngine:
             eps=training.adam_eps,
             fused=True,
         )
+
+    def _choose_products(self) -> None:
+        self._products = Multiplication(self.model, self.config.precision, self.precision, self._inference)
+        # Grouped products are there for bfloat16 from compute capability 8.0 on, as that format itself is.
+        if self.device.type == "cuda" and self.precision.compute_dtype == "bfloat16" and self._products.is_plain:
+            for _, moe in self._moe_layers():
+                moe.compute = experts.grouped
 
     # Steps
 
@@ -89,10 +98,12 @@ class TorchEngine:
             auxiliary = output.auxiliary / len(microbatches)
             total = output.loss_sum / max(1, labels) + auxiliary
             (total if self._scaler is None else total * self._scaler.scale).backward()
+            self.weights.gather_gradients()
             figures.add(output, total)
+        weights = list(self.weights.by_name.values())
         if self._scaler is not None:
-            self._scaler.unscale(self.model.parameters())
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
+            self._scaler.unscale(weights)
+        norm = nn.utils.clip_grad_norm_(weights, self._clip)
         values = figures.collect(norm)
         skipped = not (math.isfinite(values.grad_norm) and math.isfinite(values.total_loss))
         if self._scaler is not None:
@@ -121,13 +132,15 @@ class TorchEngine:
         self.optimizer.step()
         for row, before in held:
             row.copy_(before)
+        self.weights.publish()
 
     def _pruned_rows(self) -> Iterator[Tensor]:
-        for moe, expert in self._pruned:
-            for parameter in (getattr(moe, name) for name in STACKED):
-                if parameter is not None:
-                    state = self.optimizer.state.get(parameter, {})
-                    yield parameter.data[expert]
+        for layer, expert in self._pruned:
+            for name in STACKED:
+                weight = self.weights.by_name.get(f"layers.{layer}.moe.{name}")
+                if weight is not None:
+                    state = self.optimizer.state.get(weight, {})
+                    yield weight.data[expert]
                     yield from (state[moment][expert] for moment in MOMENTS if moment in state)
 
     @torch.no_grad()
@@ -139,7 +152,11 @@ class TorchEngine:
             for module in self.model.modules():
                 if isinstance(module, DepthRouter):
                     module.by_topk = by_topk
-            with autocast(self._inference, self.device):
+            with (
+                weights_for_inference(self.model, self.precision, self._inference),
+                self._products.for_inference(),
+                autocast(self._inference, self.device),
+            ):
                 output = self.model(*self._tensors(batch))
             sums.append((float(output.loss_sum), int(output.correct), int(output.tokens)))
         return EvalStats(sums[0][0], sums[-1][0], sums[0][1], sums[0][2])
@@ -156,9 +173,9 @@ class TorchEngine:
         load = values.arrays.get("expert_load")
         if load is None:
             return
+        load_LE = torch.from_numpy(load).to(self.device)
         for row, (_, moe) in enumerate(self._moe_layers()):
-            share_E = torch.from_numpy(load[row, : moe.router.shape[0]])
-            moe.follow(share_E.to(self.device))
+            moe.follow(load_LE[row, : moe.router.shape[0]])
         if self.config.mod.mod_collapse_guard and self.config.mod.mod_routing_type == "learned":
             entropy = {i: values.series[f"moe.load_entropy.layer{i}"] for i, _ in self._moe_layers()}
             self.model.knobs.opened = self._guard.observe(entropy, figures.layer_gates())
@@ -213,13 +230,13 @@ class TorchEngine:
 
     def live_state(self) -> CanonicalState:
         """Everything that later steps depend on, in the tensors that the next step changes."""
-        params = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        params = {name: weight.detach() for name, weight in self.weights.by_name.items()}
         slots: dict[str, dict[str, Tensor]] = {moment: {} for moment in MOMENTS}
         steps: dict[str, float] = {}
-        for name, parameter in self.model.named_parameters():
-            state = self.optimizer.state.get(parameter, {})
+        for name, weight in self.weights.by_name.items():
+            state = self.optimizer.state.get(weight, {})
             for moment, table in slots.items():
-                table[name] = state[moment] if moment in state else torch.zeros(()).expand(parameter.shape)
+                table[name] = state[moment] if moment in state else torch.zeros(()).expand(weight.shape)
             steps[name] = float(state["step"]) if "step" in state else 0.0
         buffers = self._stored_buffers()
         meta = {"hparams": self.get_hparams(), "step": self.model.knobs.step, "guard": self._guard.state()}
@@ -240,17 +257,18 @@ class TorchEngine:
         }
         self._build(slots)
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(state.params[name])
+            for name, weight in self.weights.by_name.items():
+                weight.copy_(state.params[name])
                 if state.adam_step[name] > 0:
-                    self.optimizer.state[parameter] = {
+                    self.optimizer.state[weight] = {
                         "step": torch.tensor(state.adam_step[name], dtype=torch.float32, device=self.device),
-                        "exp_avg": state.exp_avg[name].to(self.device, parameter.dtype, copy=True),
-                        "exp_avg_sq": state.exp_avg_sq[name].to(self.device, parameter.dtype, copy=True),
+                        "exp_avg": state.exp_avg[name].to(self.device, weight.dtype, copy=True),
+                        "exp_avg_sq": state.exp_avg_sq[name].to(self.device, weight.dtype, copy=True),
                     }
+            self.weights.publish()
             for name, buffer in self._stored_buffers().items():
                 buffer.copy_(state.buffers[name])
-        self._pruned = [(moe, expert) for _, moe in self._moe_layers() for expert in _indices(moe.is_pruned())]
+        self._pruned = [(layer, expert) for layer, moe in self._moe_layers() for expert in _indices(moe.is_pruned())]
         self.model.knobs.step = int(state.meta["step"])
         self.set_hparams(**{k: v for k, v in state.meta["hparams"].items() if v is not None})
         if state.meta["hparams"].get("capacity_factor") is None:

@@ -9,7 +9,7 @@ from lumina.hardware.detect import Hardware, detect_apart
 from lumina.hardware.precision import PrecisionError, choose_precision
 from lumina.store.errors import Refusal
 
-ANYWHERE = ("auto", "fp32")
+ANYWHERE = ("auto", "fp32", "int8")
 
 
 def check_demands(config: Config, hardware: Hardware | None = None) -> None:

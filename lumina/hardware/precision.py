@@ -3,23 +3,27 @@ Knows the hardware only by its description; imports no torch."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
-from lumina.config.parameters import parameter
 from lumina.hardware.detect import Hardware
 
-AMPERE, VOLTA, HOPPER = (8, 0), (7, 0), (9, 0)
+VOLTA, AMPERE, ADA = (7, 0), (8, 0), (8, 9)
 
 
 @dataclass(frozen=True)
 class PrecisionChoice:
-    """A number format: `compute_dtype` of the matrix products, `master_dtype` of the weights that are updated (both as
-    torch names them), whether the loss is scaled, and why it was chosen."""
+    """A number format, in torch's names: `compute_dtype` of the matrix products, `weight_dtype` of the weights that the
+    model holds, `master_dtype` of those that the optimizer updates, and its moments; whether the loss is scaled, and
+    why it was chosen. `products` is "fp8" where products are of float8 numbers, "int8" where weights are rounded to 8
+    bits."""
 
     name: str
     compute_dtype: str
+    weight_dtype: str
     master_dtype: str
-    loss_scaling: bool
+    loss_scaling: bool = False
+    products: str | None = None
     reason: str = ""
 
 
@@ -33,15 +37,19 @@ class PrecisionError(Exception):
         super().__init__(f"{message}; the nearest possible is {nearest}")
 
 
-# name: compute, master, loss scaling
-_FORMATS: dict[str, tuple[str, str, bool]] = {
-    "fp32": ("float32", "float32", False),
-    "fp16": ("float16", "float16", True),
-    "bf16": ("bfloat16", "bfloat16", False),
-    "mixed_fp16": ("float16", "float32", True),
-    "mixed_bf16": ("bfloat16", "float32", False),
-    "fp8_e4m3": ("float8_e4m3fn", "float32", False),
+_FORMATS = {
+    choice.name: choice
+    for choice in (
+        PrecisionChoice("fp32", "float32", "float32", "float32"),
+        # AdamW's second moment, the squared gradient, is below float16's smallest number.
+        PrecisionChoice("fp16", "float16", "float16", "float32", loss_scaling=True),
+        PrecisionChoice("bf16", "bfloat16", "bfloat16", "bfloat16"),
+        PrecisionChoice("mixed_fp16", "float16", "float32", "float32", loss_scaling=True),
+        PrecisionChoice("mixed_bf16", "bfloat16", "float32", "float32"),
+        PrecisionChoice("fp8_e4m3", "bfloat16", "float32", "float32", products="fp8"),
+    )
 }
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 # What comes nearest to a format, best first.
 _NEAREST: dict[str, tuple[str, ...]] = {
     "fp8_e4m3": ("mixed_bf16", "mixed_fp16", "fp16", "fp32"),
@@ -53,34 +61,46 @@ _NEAREST: dict[str, tuple[str, ...]] = {
 }
 
 
-def choose_precision(requested: str, hardware: Hardware) -> PrecisionChoice:
-    """The format to train in.
+def choose_precision(requested: str, hardware: Hardware, master: str = "auto") -> PrecisionChoice:
+    """The format to train in, with the optimizer's weights in `master` (``auto``: as the format has it; which go
+    together is the configuration's rule).
 
     ``auto`` looks in this order: an Ampere or newer GPU (compute capability 8.0) takes mixed_bf16; Volta and Turing
     (7.0-7.5) mixed_fp16; Apple's MPS fp16; a CPU that multiplies bfloat16 in hardware (AVX512-BF16 or AMX) mixed_bf16;
-    anything else fp32. A format that does not exist yet in this version is replaced by the nearest that does.
-    Raises PrecisionError when a format was asked for by name and cannot be had.
+    anything else fp32. Raises PrecisionError when a format was asked for by name and cannot be had.
     """
     if requested == "auto":
         wanted, why = _automatic(hardware)
-        if _exists(wanted):
-            return _choice(wanted, why)
-        nearest = _nearest(wanted, hardware)
-        return _choice(nearest, f"{why}; {wanted} is not available yet")
+        return _with_master(dataclasses.replace(_FORMATS[wanted], reason=why), master)
     if requested not in _FORMATS:
-        raise PrecisionError(f"precision {requested} is not known", _automatic_name(hardware))
+        raise PrecisionError(f"precision {requested} is not known", _automatic(hardware)[0])
     if requested not in _supported(hardware):
         message = f"precision {requested} is not supported by {hardware.name} ({_device_words(hardware)})"
         raise PrecisionError(message, _nearest(requested, hardware))
-    if not _exists(requested):
-        raise PrecisionError(f"precision {requested} is not available yet", _nearest(requested, hardware))
-    slow = hardware.device == "cpu" and requested != "fp32" and not hardware.cpu_bf16
-    return _choice(requested, "as asked for" + (", though this CPU has no bfloat16 units: slower than fp32" * slow))
+    reason = "as asked for" + _warning(requested, hardware)
+    return _with_master(dataclasses.replace(_FORMATS[requested], reason=reason), master)
 
 
 def choose_inference_precision(requested: str, training: PrecisionChoice, hardware: Hardware) -> PrecisionChoice:
-    """The format to validate and generate in: ``auto`` is that of training. Raises PrecisionError."""
-    return training if requested == "auto" else choose_precision(requested, hardware)
+    """The format to validate and generate in: ``auto`` is that of training; ``int8`` is that of training with weights
+    rounded to 8 bits. Raises PrecisionError."""
+    if requested == "auto":
+        return training
+    if requested == "int8":
+        return dataclasses.replace(training, name="int8", products="int8", reason="as asked for")
+    return choose_precision(requested, hardware)
+
+
+def _with_master(choice: PrecisionChoice, master: str) -> PrecisionChoice:
+    return choice if master == "auto" else dataclasses.replace(choice, master_dtype=_DTYPES[master])
+
+
+def _warning(name: str, hardware: Hardware) -> str:
+    if hardware.device != "cpu" or name == "fp32":
+        return ""
+    if "fp16" in name:
+        return ", for trying out: a CPU has no float16 units, so it is slower than fp32"
+    return "" if hardware.cpu_bf16 else ", though this CPU has no bfloat16 units: slower than fp32"
 
 
 def _automatic(hardware: Hardware) -> tuple[str, str]:
@@ -98,41 +118,26 @@ def _automatic(hardware: Hardware) -> tuple[str, str]:
     return "fp32", "reduced precision gains nothing on this CPU"
 
 
-def _automatic_name(hardware: Hardware) -> str:
-    return choose_precision("auto", hardware).name
-
-
 def _supported(hardware: Hardware) -> frozenset[str]:
     """Formats that the hardware can compute in at all."""
     if hardware.device == "mps":
         return frozenset({"fp32", "fp16"})
     if hardware.device == "cpu":
-        return frozenset({"fp32", "bf16", "mixed_bf16"})
+        return frozenset({"fp32", "bf16", "mixed_bf16", "fp16", "mixed_fp16"})
     capability = hardware.capability or (0, 0)
     found = {"fp32"}
     if capability >= VOLTA:
         found |= {"fp16", "mixed_fp16"}
     if capability >= AMPERE:
         found |= {"bf16", "mixed_bf16"}
-    if capability >= HOPPER:
+    if capability >= ADA:
         found.add("fp8_e4m3")
     return frozenset(found)
 
 
-def _exists(name: str) -> bool:
-    """Whether this version of Lumina has the format: the configuration's own statement."""
-    info = parameter("precision.precision")
-    return info is not None and info.allows(name)
-
-
 def _nearest(name: str, hardware: Hardware) -> str:
     supported = _supported(hardware)
-    return next(other for other in _NEAREST[name] if other in supported and _exists(other))
-
-
-def _choice(name: str, reason: str) -> PrecisionChoice:
-    compute, master, scaling = _FORMATS[name]
-    return PrecisionChoice(name, compute, master, scaling, reason)
+    return next(other for other in _NEAREST[name] if other in supported)
 
 
 def _dotted(capability: tuple[int, int]) -> str:

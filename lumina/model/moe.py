@@ -1,4 +1,4 @@
-"""Mixture of Experts: a float32 router, capacity, and stacked experts computed one after the other.
+"""Mixture of Experts: a float32 router and capacity over stacked experts; `experts` computes what was chosen.
 
 It reports what it did; how often it is told to change (temperature, capacity, experts) is not its business.
 """
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lumina.config.schema import MoeConfig
+from lumina.model import experts
 from lumina.model.knobs import Knobs
 from lumina.model.layers import SwiGLU
 
@@ -28,7 +29,7 @@ class MoEStats:
     """What one MoE layer did in one forward pass; tensors stay on the device.
 
     `computed_E` counts the assignments that each expert computed; `live_E` ignores expert dropout; `expert_M` and
-    `weight_M` are the expert and the routing weight of each computed assignment.
+    `weight_M` are the expert and the routing weight of each assignment, 0 for one that was dropped.
     """
 
     probability_E: Tensor
@@ -49,10 +50,11 @@ class MoEStats:
 
 @dataclass(frozen=True)
 class Dispatch:
-    """Assignments that fit, sorted by expert with first choices first (m = choice * N + token), and how many each
-    expert was wanted for and takes."""
+    """Assignments sorted by expert with first choices first (m = choice * N + token), which of them fit, and how many
+    each expert was wanted for and takes."""
 
-    kept_M: Tensor
+    order_M: Tensor
+    fits_M: Tensor | None
     wanted_E: Tensor
     taken_E: Tensor
 
@@ -78,6 +80,7 @@ class MoE(nn.Module):
         self.top_k, self.ramp, self.knobs = config.moe_top_k, config.expert_ramp_steps, knobs
         self.layer, self.seed = layer, seed
         self.rate, self.z_weight = config.bias_balancing_rate, config.router_z_loss_weight
+        self.compute: experts.Compute = experts.one_by_one
         self.router = nn.Parameter(torch.empty(slots, hidden))
         self.router_bias = nn.Parameter(torch.zeros(slots)) if config.router_init_bias is not None else None
         self.w_in = nn.Parameter(torch.empty(slots, 2 * intermediate, hidden))
@@ -121,16 +124,18 @@ class MoE(nn.Module):
         shared_ND = self.shared(x_ND) if self.shared is not None else None
         taking_part = torch.isfinite(offset_E).sum()
         sent = self._dispatch(expert_NK, taking_part)
-        gate_M = weight_NK.t().reshape(-1).index_select(0, sent.kept_M)
-        y_ND = self._combine(x_ND, gate_M, sent)
+        weight_M = weight_NK.t().reshape(-1).index_select(0, sent.order_M)
+        if sent.fits_M is not None:
+            weight_M = weight_M * sent.fits_M
+        y_ND = self._computed(x_ND, weight_M, sent)
         y_ND = y_ND if shared_ND is None else shared_ND + y_ND
         share_E, mean_E = sent.wanted_E.float() / expert_NK.numel(), probability_NE.mean(0)
         return y_ND, MoEStats(
             probability_E=mean_E.detach(),
             share_E=share_E,
             computed_E=sent.taken_E.float(),
-            expert_M=expert_NK.t().reshape(-1).index_select(0, sent.kept_M),
-            weight_M=gate_M.detach(),
+            expert_M=expert_NK.t().reshape(-1).index_select(0, sent.order_M),
+            weight_M=weight_M.detach(),
             live_E=torch.isfinite(live_offset_E),
             dropped=(sent.wanted_E - sent.taken_E).sum().float(),
             assignments=expert_NK.numel(),
@@ -147,7 +152,7 @@ class MoE(nn.Module):
         if not self.training or chance == 0.0:
             return offset_E
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.knobs.step * 131 + self.layer)
-        draw_E = torch.rand(len(offset_E), generator=generator).to(offset_E.device)
+        draw_E = torch.rand(len(offset_E), generator=generator).to(offset_E.device, non_blocking=True)
         draw_E = draw_E.masked_fill(~torch.isfinite(offset_E), -1.0)
         kept_E = draw_E >= chance
         kept_E = kept_E.index_fill(0, draw_E.topk(self.top_k).indices, True)
@@ -168,24 +173,21 @@ class MoE(nn.Module):
         wanted_E = F.one_hot(flat_M, self.router.shape[0]).sum(0)
         factor = self.knobs.capacity_factor
         if not self.training or factor is None:
-            return Dispatch(order_M, wanted_E, wanted_E)
-        capacity = math.ceil(factor * len(flat_M) / int(taking_part))
+            return Dispatch(order_M, None, wanted_E, wanted_E)
+        # ceil(x / n) is ceil(ceil(x) / n) for whole n: exact on devices that have no float64.
+        capacity = (math.ceil(factor * len(flat_M)) + taking_part - 1) // taking_part
         start_E = wanted_E.cumsum(0) - wanted_E
         rank_M = torch.arange(len(flat_M), device=flat_M.device) - start_E.index_select(0, flat_M[order_M])
-        return Dispatch(order_M[rank_M < capacity], wanted_E, wanted_E.clamp(max=capacity))
+        return Dispatch(order_M, rank_M < capacity, wanted_E, wanted_E.minimum(capacity))
 
-    def _combine(self, x_ND: Tensor, gate_M: Tensor, sent: Dispatch) -> Tensor:
-        token_M = sent.kept_M % x_ND.shape[0]
-        count_E = sent.taken_E.tolist()
-        routed = torch.split(x_ND.index_select(0, token_M), count_E)
-        outputs = []
-        for x_CD, gate_C, w_in, w_out in zip(
-            routed, torch.split(gate_M, count_E), self.w_in.unbind(0), self.w_out.unbind(0), strict=True
-        ):
-            gate, up = F.linear(x_CD, w_in).chunk(2, dim=-1)
-            outputs.append(F.linear(F.silu(gate) * up * gate_C.unsqueeze(-1).to(up.dtype), w_out))
-        y_MD = torch.cat(outputs)
-        return torch.zeros(x_ND.shape, dtype=y_MD.dtype, device=x_ND.device).index_add(0, token_M, y_MD)
+    def _computed(self, x_ND: Tensor, weight_M: Tensor, sent: Dispatch) -> Tensor:
+        """Sum over each token's experts of routing weight times SwiGLU."""
+        order_M, count_E = sent.order_M, sent.wanted_E
+        if self.compute is not experts.grouped and sent.fits_M is not None:
+            # What is dropped need not be computed where its number may be asked for.
+            kept = sent.fits_M.nonzero().squeeze(1)
+            order_M, weight_M, count_E = order_M[kept], weight_M.index_select(0, kept), sent.taken_E
+        return self.compute(x_ND, weight_M, order_M % x_ND.shape[0], count_E, self.w_in, self.w_out)
 
     @torch.no_grad()
     def follow(self, share_E: Tensor) -> None:

@@ -55,7 +55,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     hardware = detect()
     threads = config.training.num_threads or choose_threads(hardware)
     torch.set_num_threads(threads)
-    precision = choose_precision(config.precision.precision, hardware)
+    precision = choose_precision(config.precision.precision, hardware, config.precision.master_precision)
     inbox = Inbox(paths)
     dataset = prepare(config, progress=Progress(writer, interrupts, inbox))
     engine = TorchEngine(config, dataset.vocab_size, hardware, precision)

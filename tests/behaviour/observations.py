@@ -189,6 +189,12 @@ def training_loss(**changes: Any) -> str:
     return digits(engine(**changes).train_step(1, [batch(1)], 1e-3).loss)
 
 
+def loss_scales(**changes: Any) -> list[float]:
+    """The scale of the loss over five steps, the first of which overflow."""
+    built = engine(precision="mixed_fp16", **{"init_scale": 2.0**36, **changes})
+    return [built.train_step(step, [batch(step)], 1e-3).series["precision.loss_scale"] for step in range(1, 13)]
+
+
 # Data
 
 

@@ -84,8 +84,15 @@ TRAINING = {
     "training.log_interval": Case(lambda **c: len(trained(**c).log), 2, 5),
     "training.log_level": Case(lambda **c: len(trained(**c).log), "INFO", "WARNING"),
     "training.num_threads": Case(lambda **c: trained(1, **c).threads, 1, 2),
-    "precision.precision": Case(see.training_loss, "fp32", "mixed_bf16", "bf16"),
-    "precision.inference_precision": Case(see.validation_loss, "fp32", "auto", precision="mixed_bf16"),
+    "precision.precision": Case(see.updated, "fp32", "mixed_bf16", "bf16", "fp16", "mixed_fp16"),
+    "precision.inference_precision": Case(see.validation_loss, "fp32", "auto", "int8", precision="mixed_bf16"),
+    "precision.master_precision": Case(see.updated, "auto", "fp32", precision="bf16"),
+    "precision.quantization_aware_training": Case(see.training_loss, False, True),
+    "precision.dynamic_loss_scaling": Case(see.loss_scales, True, False),
+    "precision.init_scale": Case(see.loss_scales, 2.0**36, 2.0**30),
+    "precision.scale_factor": Case(see.loss_scales, 2.0, 4.0),
+    "precision.scale_window": Case(see.loss_scales, 2, 3, init_scale=2.0**10),
+    "precision.min_scale": Case(see.loss_scales, 1.0, 2.0**34),
     "optimization.use_flash_attention": Case(
         see.attention_is_fused, "auto", False, max_position_embeddings=1200, num_layers=1, **DENSE
     ),

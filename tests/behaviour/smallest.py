@@ -60,7 +60,9 @@ def tokens(sequences: int = 2, length: int = LENGTH) -> torch.Tensor:
 
 def engine(**changes: Any) -> TorchEngine:
     made, hardware = config(**changes), detect_cpu()
-    return TorchEngine(made, VOCAB, hardware, choose_precision(made.precision.precision, hardware))
+    return TorchEngine(
+        made, VOCAB, hardware, choose_precision(made.precision.precision, hardware, made.precision.master_precision)
+    )
 
 
 def batch(seed: int) -> MicroBatch:

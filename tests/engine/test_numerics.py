@@ -14,16 +14,17 @@ from lumina.config.schema import PrecisionConfig
 from lumina.engine.api import MicroBatch
 from lumina.engine.numerics import LossScaler
 from lumina.engine.torch_engine import TorchEngine
-from lumina.hardware import Hardware, PrecisionChoice
+from lumina.hardware import Hardware, choose_inference_precision, choose_precision
+from lumina.model.products import rounded_to_int8
 
 VOCAB = 120
 CPU = Hardware("cpu", "Example CPU", None, True, 2, 2**34)
+GPU = Hardware("cuda", "Example GPU", (9, 0), False, 2, 2**34)
 FORMATS = {
-    "fp32": PrecisionChoice("fp32", "float32", "float32", False),
-    "bf16": PrecisionChoice("bf16", "bfloat16", "bfloat16", False),
-    "mixed_bf16": PrecisionChoice("mixed_bf16", "bfloat16", "float32", False),
-    "mixed_fp16": PrecisionChoice("mixed_fp16", "float16", "float32", True),
+    name: choose_precision(name, GPU) for name in ("fp32", "fp16", "bf16", "mixed_bf16", "mixed_fp16", "fp8_e4m3")
 }
+FORMATS["bf16 over fp32"] = choose_precision("bf16", GPU, "fp32")
+SCALED = {"fp16", "mixed_fp16"}
 
 
 def engine(name: str, **overrides: object) -> TorchEngine:
@@ -48,12 +49,22 @@ def test_a_format_learns_as_float32_does(name: str) -> None:
     assert name == "fp32" or losses[name] != losses["fp32"]
 
 
-@pytest.mark.parametrize(("name", "weights"), [("bf16", torch.bfloat16), ("mixed_bf16", torch.float32)])
-def test_weights_and_moments_are_kept_in_the_format(name: str, weights: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("name", "held", "updated"),
+    [
+        ("bf16", torch.bfloat16, torch.bfloat16),
+        ("bf16 over fp32", torch.bfloat16, torch.float32),
+        ("fp16", torch.float16, torch.float32),
+        ("mixed_bf16", torch.float32, torch.float32),
+    ],
+)
+def test_weights_and_moments_are_kept_in_the_format(name: str, held: torch.dtype, updated: torch.dtype) -> None:
     one = engine(name)
     one.train_step(1, [batch(1)], 1e-3)
-    assert {p.dtype for p in one.model.parameters()} == {weights}
-    assert {state["exp_avg"].dtype for state in one.optimizer.state.values()} == {weights}
+    assert {p.dtype for p in one.model.parameters()} == {held}
+    assert {weight.dtype for weight in one.weights.by_name.values()} == {updated}
+    assert {state["exp_avg"].dtype for state in one.optimizer.state.values()} == {updated}
+    assert all(torch.equal(p, one.weights.by_name[name].to(held)) for name, p in one.model.named_parameters())
     assert {b.dtype for _, b in one.model.named_buffers() if b.is_floating_point()} == {torch.float32}
 
 
@@ -117,4 +128,63 @@ def test_the_scale_follows_its_four_parameters() -> None:
 
 
 def test_only_formats_that_need_it_are_scaled() -> None:
-    assert [name for name in FORMATS if engine(name)._scaler is not None] == ["mixed_fp16"]
+    assert {name for name in FORMATS if engine(name)._scaler is not None} == SCALED
+
+
+def test_a_static_scale_stays() -> None:
+    one = engine("mixed_fp16", dynamic_loss_scaling=False, init_scale=2.0**40)
+    stats = [one.train_step(step, [batch(step)], 1e-3) for step in (1, 2)]
+    assert [step.skipped for step in stats] == [True, True]
+    assert {step.series["precision.loss_scale"] for step in stats} == {2.0**40}
+
+
+def test_copies_in_float32_keep_updates_that_bfloat16_weights_lose() -> None:
+    moved = {}
+    for name in ("bf16", "bf16 over fp32"):
+        one = engine(name, weight_decay=0.0)
+        before = one.export_state().params
+        for step in range(1, 4):
+            one.train_step(step, [batch(step)], 1e-6)
+        after = one.export_state().params
+        moved[name] = sum(int((after[key] != before[key]).sum()) for key in before)
+    assert moved["bf16 over fp32"] > 10 * moved["bf16"]
+
+
+@pytest.mark.parametrize("wanted", ["fp32", "fp16", "bf16", "mixed_fp16", "mixed_bf16", "int8", "fp8_e4m3"])
+def test_validation_computes_in_its_own_format_and_leaves_the_weights_alone(wanted: str) -> None:
+    one = engine("fp32")
+    one._inference = choose_inference_precision(wanted, one.precision, GPU)
+    one.rebuild(one.export_state())
+    before, exact = state_hash(one.export_state()), engine("fp32").eval_step(batch(1))
+    found = one.eval_step(batch(1))
+    assert found.loss_sum == pytest.approx(exact.loss_sum, rel=0.02)
+    assert (found.loss_sum == exact.loss_sum) == (wanted == "fp32")
+    assert state_hash(one.export_state()) == before
+    assert one.train_step(1, [batch(1)], 1e-3).loss == engine("fp32").train_step(1, [batch(1)], 1e-3).loss
+
+
+def test_training_in_float8_can_be_validated_in_float32() -> None:
+    one = engine("fp8_e4m3")
+    coarse = one.eval_step(batch(1)).loss_sum
+    one._inference = FORMATS["fp32"]
+    one.rebuild(one.export_state())
+    assert one.eval_step(batch(1)).loss_sum == engine("fp32").eval_step(batch(1)).loss_sum
+    assert coarse != engine("mixed_bf16").eval_step(batch(1)).loss_sum
+
+
+def test_quantization_aware_training_computes_with_the_weights_of_an_int8_validation() -> None:
+    aware, plain, rounded = (engine("fp32", quantization_aware_training=aware, inference_precision=inference)
+                             for aware, inference in ((True, "auto"), (False, "auto"), (False, "int8")))  # fmt: skip
+    seen = aware.eval_step(batch(1)).loss_sum
+    assert seen == pytest.approx(rounded.eval_step(batch(1)).loss_sum, rel=1e-6)
+    assert seen != pytest.approx(plain.eval_step(batch(1)).loss_sum, rel=1e-6)
+    losses = [aware.train_step(step, [batch(0)], 3e-3).loss for step in range(1, 31)]
+    assert losses[-1] < 0.8 * losses[0]  # the gradient passes the rounding
+
+
+def test_rounded_weights_have_255_values_for_each_output() -> None:
+    weight = torch.randn(3, 5, 4000, generator=torch.Generator().manual_seed(1)).mul(10)
+    rounded = rounded_to_int8(weight)
+    assert max(len(row.unique()) for row in rounded.flatten(0, 1)) <= 255
+    step = weight.abs().amax(-1, keepdim=True) / 127
+    assert ((weight - rounded).abs() <= 0.5001 * step).all()

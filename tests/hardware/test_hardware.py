@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from lumina.config import load_config
+from lumina.config import ConfigError, load_config
 from lumina.hardware import (
     Hardware,
     PrecisionError,
@@ -49,6 +49,9 @@ MPS = Hardware("mps", "Apple arm64", None, False, 8, 16 * GIB)
         (gpu(8, 9), "mixed_bf16", "compute capability 8.9"),
         (cpu(bf16=True), "mixed_bf16", "the CPU multiplies bfloat16 in hardware"),
         (cpu(bf16=False), "fp32", "reduced precision gains nothing on this CPU"),
+        (gpu(7), "mixed_fp16", "compute capability 7.0 has no bfloat16"),
+        (gpu(7, 5), "mixed_fp16", "compute capability 7.5 has no bfloat16"),
+        (MPS, "fp16", "Apple MPS"),
         (gpu(6, 1), "fp32", "compute capability 6.1 has no fast reduced precision"),
     ],
     ids=str,
@@ -58,38 +61,57 @@ def test_the_automatic_choice_is_the_fastest_safe_format(hardware: Hardware, for
     assert (choice.name, choice.reason) == (format, why)
 
 
-@pytest.mark.parametrize("hardware", [gpu(7), gpu(7, 5), MPS], ids=str)
-def test_where_the_best_format_does_not_exist_yet_the_nearest_is_taken_and_it_says_so(hardware: Hardware) -> None:
-    choice = choose_precision("auto", hardware)
-    assert choice.name == "fp32"
-    assert choice.reason.endswith("fp16 is not available yet")
+@pytest.mark.parametrize(
+    ("name", "compute", "held", "master", "scaled"),
+    [
+        ("fp32", "float32", "float32", "float32", False),
+        ("fp16", "float16", "float16", "float32", True),
+        ("bf16", "bfloat16", "bfloat16", "bfloat16", False),
+        ("mixed_fp16", "float16", "float32", "float32", True),
+        ("mixed_bf16", "bfloat16", "float32", "float32", False),
+        ("fp8_e4m3", "bfloat16", "float32", "float32", False),
+    ],
+)
+def test_a_format_says_what_it_computes_and_keeps(
+    name: str, compute: str, held: str, master: str, scaled: bool
+) -> None:
+    choice = choose_precision(name, gpu(9))
+    assert (choice.name, choice.compute_dtype, choice.weight_dtype) == (name, compute, held)
+    assert (choice.master_dtype, choice.loss_scaling) == (master, scaled)
+    assert hasattr(torch, choice.compute_dtype)
+    assert choice.reason == "as asked for"
+
+
+def test_the_optimizer_may_keep_wider_weights_than_the_model() -> None:
+    choice = choose_precision("bf16", gpu(9), "fp32")
+    assert (choice.weight_dtype, choice.master_dtype) == ("bfloat16", "float32")
 
 
 @pytest.mark.parametrize(
-    ("name", "compute", "master", "scaled"),
-    [("fp32", "float32", "float32", False), ("mixed_bf16", "bfloat16", "float32", False)],
+    ("settings", "said"),
+    [
+        ({"precision": "fp16", "master_precision": "fp16"}, "loses AdamW's second moment"),
+        ({"precision": "auto", "master_precision": "bf16"}, "needs precision.precision = bf16, not auto"),
+        ({"precision": "fp8_e4m3", "hidden_size": 136}, "multiplies in blocks of 16, and model.hidden_size = 136"),
+        ({"precision": "fp8_e4m3", "quantization_aware_training": True}, "rounds weights that"),
+        ({"precision": "fp16", "inference_precision": "fp32"}, "needs other weights"),
+    ],
 )
-def test_a_format_says_what_it_computes_and_keeps(name: str, compute: str, master: str, scaled: bool) -> None:
-    choice = choose_precision(name, gpu(9))
-    assert (choice.name, choice.compute_dtype, choice.master_dtype, choice.loss_scaling) == (
-        name,
-        compute,
-        master,
-        scaled,
-    )
-    assert hasattr(torch, choice.compute_dtype)
-    assert choice.reason == "as asked for"
+def test_formats_that_cannot_go_together_are_refused_by_name(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config("debug", settings)
 
 
 @pytest.mark.parametrize(
     ("name", "hardware", "said", "nearest"),
     [
-        ("mixed_bf16", gpu(7), "is not supported by GPU sm_70 (compute capability 7.0)", "fp32"),
+        ("mixed_bf16", gpu(7), "is not supported by GPU sm_70 (compute capability 7.0)", "mixed_fp16"),
         ("fp8_e4m3", gpu(8), "is not supported by GPU sm_80 (compute capability 8.0)", "mixed_bf16"),
-        ("fp8_e4m3", gpu(9), "precision fp8_e4m3 is not available yet", "mixed_bf16"),
-        ("mixed_fp16", gpu(8), "precision mixed_fp16 is not available yet", "mixed_bf16"),
-        ("mixed_fp16", cpu(), "is not supported by Example CPU (cpu)", "mixed_bf16"),
-        ("mixed_bf16", MPS, "is not supported by Apple arm64 (mps)", "fp32"),
+        ("fp8_e4m3", gpu(7, 5), "is not supported by GPU sm_75 (compute capability 7.5)", "mixed_fp16"),
+        ("fp8_e4m3", cpu(), "is not supported by Example CPU (cpu)", "mixed_bf16"),
+        ("mixed_fp16", gpu(6), "is not supported by GPU sm_60 (compute capability 6.0)", "fp32"),
+        ("mixed_bf16", MPS, "is not supported by Apple arm64 (mps)", "fp16"),
+        ("mixed_fp16", MPS, "is not supported by Apple arm64 (mps)", "fp16"),
         ("fp64", cpu(), "fp64", "fp32"),
     ],
     ids=str,
@@ -108,12 +130,16 @@ def test_a_format_that_cannot_be_had_is_refused_with_the_nearest(
 def test_a_slow_format_is_taken_when_asked_for_and_said_to_be_slow() -> None:
     assert "slower than fp32" in choose_precision("mixed_bf16", cpu(bf16=False)).reason
     assert "slower" not in choose_precision("mixed_bf16", cpu(bf16=True)).reason
+    assert "for trying out" in choose_precision("mixed_fp16", cpu(bf16=True)).reason
+    assert choose_precision("fp8_e4m3", gpu(8, 9)).products == "fp8"
 
 
 def test_inference_takes_the_format_of_training_unless_told_otherwise() -> None:
     training = choose_precision("mixed_bf16", gpu(9))
     assert choose_inference_precision("auto", training, gpu(9)) is training
     assert choose_inference_precision("fp32", training, gpu(9)).name == "fp32"
+    eight = choose_inference_precision("int8", training, gpu(9))
+    assert (eight.name, eight.products, eight.compute_dtype) == ("int8", "int8", "bfloat16")
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (4, 4), (5, 3), (16, 14)])
@@ -228,7 +254,7 @@ def test_a_format_that_the_machine_lacks_is_refused_before_a_run_exists(name: st
         check_demands(config, gpu(7, 5))
     assert refused.value.exit_code == 2
     assert refused.value.message.startswith(f"precision.{name} = mixed_bf16: precision mixed_bf16 is not supported by")
-    assert refused.value.message.endswith("the nearest possible is fp32")
+    assert refused.value.message.endswith("the nearest possible is mixed_fp16")
 
 
 def test_compiling_is_refused_before_a_run_exists_where_it_cannot_work() -> None:

@@ -50,7 +50,7 @@ def test_the_efficiency_of_an_expert_is_utilisation_times_quality() -> None:
     assert moe is not None
     assert efficiency.shape == (2, 8)
     for expert in range(8):
-        weights = moe.weight_M[moe.expert_M == expert]
+        weights = moe.weight_M[(moe.expert_M == expert) & (moe.weight_M > 0)]
         assert len(weights) == int(moe.computed_E[expert])
         quality = 2 * float(weights.mean()) if len(weights) else 0.0
         utilisation = min(1.0, 8 * len(weights) / moe.assignments)

@@ -1,0 +1,133 @@
+"""What the chosen experts compute: for each token the sum over its experts of routing weight times SwiGLU.
+
+Three ways to the same figures; which fits a device and a number format is the engine's choice, and routing is not
+known here.
+"""
+
+# N tokens   D hidden   F expert intermediate   E experts   M assignments, sorted by expert   C those of one expert
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+Compute = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(x [N, D], weight [M], token [M], assignments of each expert [E], w_in [E, 2F, D], w_out [E, D, F]) -> [N, D]"""
+
+
+def one_by_one(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
+    """Expert after expert, with a backward pass of its own that keeps only what gate and up projections gave.
+
+    Reads the counts on the host: for CPUs, and for GPUs without grouped products.
+    """
+    kind = x_ND.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_ND.dtype
+    with torch.autocast(kind, enabled=False):
+        result: Tensor = _OneByOne.apply(x_ND, weight_M, token_M, count_E.tolist(), w_in, w_out, dtype)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _OneByOne(torch.autograd.Function):
+    """Products in `dtype`; sums over a token's experts, and the gradients of the weights, in the inputs' own."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_M: Tensor, token_M: Tensor, counts: list[int], w_in: Tensor,
+                w_out: Tensor, dtype: torch.dtype) -> Tensor:  # fmt: skip
+        cast_ND, y_ND = x_ND.to(dtype), torch.zeros_like(x_ND)
+        # One block of the same size in every step, for blocks of many sizes leave gaps in the heap.
+        both_M2F = cast_ND.new_empty(len(token_M), w_in.shape[1])
+        for expert, both_C2F, weight_C, token_C in _parts(counts, both_M2F, weight_M, token_M):
+            torch.mm(cast_ND.index_select(0, token_C), w_in[expert].to(dtype).t(), out=both_C2F)
+            y_CD = _activated(both_C2F) @ w_out[expert].to(dtype).t()
+            y_ND.index_add_(0, token_C, y_CD.to(y_ND.dtype) * weight_C.unsqueeze(-1).to(y_ND.dtype))
+        ctx.counts, ctx.dtype = counts, dtype
+        ctx.save_for_backward(cast_ND, weight_M, token_M, w_in, w_out, both_M2F)
+        return y_ND
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, weight_M, token_M, w_in, w_out, both_M2F = ctx.saved_tensors
+        dtype, cast_ND = ctx.dtype, grad_ND.to(ctx.dtype)
+        grad_x, grad_weight = torch.zeros_like(grad_ND), torch.zeros_like(weight_M)
+        grad_in, grad_out = torch.zeros_like(w_in), torch.zeros_like(w_out)
+        parts = _parts(ctx.counts, both_M2F, weight_M, token_M, grad_weight)
+        for expert, both_C2F, weight_C, token_C, given_C in parts:
+            grad_CD, weight_C1 = cast_ND.index_select(0, token_C), weight_C.unsqueeze(-1).to(dtype)
+            gate_CF, up_CF = both_C2F.chunk(2, dim=-1)
+            silu_CF = F.silu(gate_CF)
+            active_CF = silu_CF * up_CF
+            to_active = grad_CD @ w_out[expert].to(dtype)
+            given_C.copy_((to_active * active_CF).sum(-1, dtype=torch.float32))
+            grad_out[expert] = grad_CD.t() @ active_CF.mul_(weight_C1)
+            to_active.mul_(weight_C1)
+            to_both = torch.empty_like(both_C2F)
+            torch.mul(to_active, silu_CF, out=to_both[:, up_CF.shape[1] :])
+            to_both[:, : up_CF.shape[1]] = torch.ops.aten.silu_backward(to_active.mul_(up_CF), gate_CF)
+            grad_in[expert] = to_both.t() @ x_ND.index_select(0, token_C)
+            grad_x.index_add_(0, token_C, (to_both @ w_in[expert].to(dtype)).to(grad_x.dtype))
+        return grad_x, grad_weight, None, None, grad_in, grad_out, None
+
+
+def _parts(counts: list[int], *rows_M: Tensor) -> Iterator[tuple[Any, ...]]:
+    """(expert, its rows of each tensor) of the experts that have assignments."""
+    split = zip(*(torch.split(rows, counts) for rows in rows_M), strict=True)
+    return ((expert, *rows) for expert, rows in enumerate(split) if counts[expert])
+
+
+def _activated(both_C2F: Tensor) -> Tensor:
+    """silu(gate) * up (Shazeer, 2020)."""
+    gate_CF, up_CF = both_C2F.chunk(2, dim=-1)
+    return F.silu(gate_CF).mul_(up_CF)
+
+
+def by_product(product: Callable[[Tensor, Tensor], Tensor], x_ND: Tensor, weight_M: Tensor, token_M: Tensor,
+               count_E: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:  # fmt: skip
+    """Expert after expert, each projection by `product` (x, weight): for number formats that have one of their own."""
+    y_ND = torch.zeros_like(x_ND)
+    stacked = w_in.unbind(0), w_out.unbind(0)  # indexing would make a full-size gradient for each expert
+    for expert, weight_C, token_C in _parts(count_E.tolist(), weight_M, token_M):
+        active_CF = _activated(product(x_ND.index_select(0, token_C), stacked[0][expert]))
+        y_CD = product(active_CF, stacked[1][expert]).to(y_ND.dtype)
+        y_ND = y_ND.index_add(0, token_C, y_CD * weight_C.unsqueeze(-1).to(y_ND.dtype))
+    return y_ND
+
+
+def grouped(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
+    """All experts in one grouped product each way, without reading a count on the host: for GPUs.
+
+    An assignment that was dropped is computed like the others and has a weight of zero.
+    """
+    end_E = count_E.cumsum(0).to(torch.int32)
+    kind = x_ND.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_ND.dtype
+    with torch.autocast(kind, enabled=False):
+        x_MD = x_ND.to(dtype).index_select(0, token_M)
+        both_M2F = F.grouped_mm(x_MD, w_in.to(dtype).transpose(1, 2), offs=end_E)
+        active_MF = _WeightedSwiGLU.apply(both_M2F, weight_M)  # type: ignore[no-untyped-call]
+        y_MD = F.grouped_mm(active_MF, w_out.to(dtype).transpose(1, 2), offs=end_E)
+        return torch.zeros_like(x_ND).index_add(0, token_M, y_MD.to(x_ND.dtype))
+
+
+class _WeightedSwiGLU(torch.autograd.Function):
+    """silu(gate) * up * weight; keeps its inputs alone for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, both_M2F: Tensor, weight_M: Tensor) -> Tensor:
+        ctx.save_for_backward(both_M2F, weight_M)
+        return _activated(both_M2F).mul_(weight_M.unsqueeze(-1).to(both_M2F.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_MF: Tensor) -> tuple[Tensor, Tensor]:
+        both_M2F, weight_M = ctx.saved_tensors
+        gate_MF, up_MF = both_M2F.chunk(2, dim=-1)
+        silu_MF, weight_M1 = F.silu(gate_MF), weight_M.unsqueeze(-1).to(grad_MF.dtype)
+        grad_weight = (grad_MF * silu_MF * up_MF).sum(-1, dtype=torch.float32)
+        to_active = grad_MF * weight_M1
+        to_gate = torch.ops.aten.silu_backward(to_active * up_MF, gate_MF)
+        return torch.cat((to_gate, to_active * silu_MF), dim=-1), grad_weight.to(weight_M.dtype)

@@ -1,0 +1,124 @@
+"""The ways of computing experts give the figures of the plain formula, and the one for GPUs never asks for a number."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_models import model, moe_of
+from torch import Tensor
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.nn import functional as F
+
+from lumina.model import experts
+
+HIDDEN, WIDTH = 16, 24
+
+
+def plain(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
+    """One assignment after the other."""
+    y_ND = torch.zeros_like(x_ND)
+    expert_M = torch.repeat_interleave(torch.arange(len(count_E)), count_E)
+    for weight, token, expert in zip(weight_M, token_M.tolist(), expert_M.tolist(), strict=True):
+        gate, up = (w_in[expert] @ x_ND[token]).chunk(2)
+        y_ND = y_ND.index_add(0, torch.tensor([token]), (weight * (w_out[expert] @ (F.silu(gate) * up)))[None])
+    return y_ND
+
+
+def inputs(counts: list[int], tokens: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    draw = torch.Generator().manual_seed(sum(counts) + tokens)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw).to(dtype).requires_grad_()
+
+    taken = torch.randint(0, tokens, (sum(counts),), generator=draw)
+    weight = torch.rand(sum(counts), generator=draw).requires_grad_()
+    slots = len(counts)
+    return (
+        random(tokens, HIDDEN), weight, taken, torch.tensor(counts), random(slots, 2 * WIDTH, HIDDEN),
+        random(slots, HIDDEN, WIDTH),
+    )  # fmt: skip
+
+
+def results(compute: experts.Compute, given: tuple[Tensor, ...]) -> list[Tensor]:
+    """The output, and the gradients of tokens, weights and projections."""
+    fresh = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in given]
+    y_ND = compute(*fresh)
+    (y_ND * torch.linspace(-1, 1, y_ND.numel()).view_as(y_ND)).sum().backward()
+    return [y_ND.detach()] + [tensor.grad for tensor in fresh if tensor.grad is not None]
+
+
+@pytest.mark.parametrize("compute", [experts.one_by_one, experts.grouped])
+@settings(max_examples=25, deadline=None)
+@given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any), tokens=st.integers(1, 8))
+def test_output_and_gradients_are_those_of_the_formula(
+    compute: experts.Compute, counts: list[int], tokens: int
+) -> None:
+    given_ = inputs(counts, tokens)
+    found, wanted = results(compute, given_), results(plain, given_)
+    assert len(found) == 5
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * (1.0 + float(other.abs().max())))
+
+
+@pytest.mark.parametrize("compute", [experts.one_by_one, experts.grouped])
+def test_products_follow_autocast_and_gradients_stay_in_float32(compute: experts.Compute) -> None:
+    given_ = inputs([3, 0, 5], 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = results(compute, given_)
+    assert {tensor.dtype for tensor in found} == {torch.float32}
+    for one, other in zip(found, results(plain, given_), strict=True):
+        assert not torch.equal(one, other)  # computed in bfloat16 indeed
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.05 * float(other.abs().max()))
+
+
+def test_the_backward_pass_keeps_the_tokens_once_and_two_widths_per_assignment() -> None:
+    kept = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.numel() if tensor.is_floating_point() else 0
+        return tensor
+
+    x_ND, weight_M, token_M, count_E, w_in, w_out = inputs([30, 50, 20], 40)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        experts.one_by_one(x_ND, weight_M, token_M, count_E, w_in, w_out)
+    shared_with_the_model = w_in.numel() + w_out.numel()
+    assert kept == 40 * HIDDEN + 100 + 100 * 2 * WIDTH + shared_with_the_model
+
+
+def test_a_layer_that_computes_in_groups_drops_and_weights_as_one_that_does_not() -> None:
+    outputs = []
+    for compute in (experts.one_by_one, experts.grouped):
+        built = model(use_mod=False, capacity_factor=0.6)
+        layer = moe_of(built)
+        layer.compute = compute
+        x_ND = torch.randn(60, 32, generator=torch.Generator().manual_seed(3), requires_grad=True)
+        y_ND, stats = layer(x_ND)
+        y_ND.square().sum().backward()
+        assert int(stats.dropped) > 0
+        outputs.append([y_ND.detach(), x_ND.grad, layer.router.grad, layer.w_in.grad, stats.computed_E,
+                        stats.weight_per_expert()])  # fmt: skip
+    for one, other in zip(*outputs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_grouped_model_reads_nothing_on_the_host() -> None:
+    """A fake tensor has no values: whatever asks for one raises."""
+    with FakeTensorMode():
+        built = model(capacity_factor=0.6, bias_balancing=True, num_shared_experts=1)
+        token = torch.zeros(2, 32, dtype=torch.int64)
+
+        def loss() -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                output = built(token, token)
+            return output.loss_sum + output.auxiliary
+
+        for layer in built.layers:
+            layer.moe.compute = experts.grouped
+        loss().backward()
+        assert all(parameter.grad is not None for parameter in (built.embedding, moe_of(built).w_in))
+        moe_of(built).compute = experts.one_by_one
+        with pytest.raises(DynamicOutputShapeException):
+            loss()
