@@ -285,9 +285,7 @@ def start(preset: str | Path | Config = "debug", data: Sequence[str | Path] | No
     Configuration, hardware and data are checked before anything is written; `on_report` is handed what was found in
     the files. Raises `ConfigError`, `DataError` or `Refusal`.
     """
-    config = (
-        preset if isinstance(preset, Config) else load_config(preset, run_overrides(data, steps, autonomy, overrides))
-    )
+    config = configure(preset, data, steps, autonomy, overrides)
     report = check_needs(config)
     if on_report is not None and report.files:
         on_report(report)
@@ -302,23 +300,32 @@ def check_needs(config: Config, hardware: Hardware | None = None) -> DataReport:
 
     Raises `DataError` or `Refusal` (bad_argument).
     """
-    from lumina.data import check_paths
+    from lumina.data import Reading, check_paths
     from lumina.hardware.demands import check_demands
 
     check_demands(config, hardware)
     data = config.data
     paths = [*data.base_paths, *data.finetuning_paths, *data.base_eval_paths, *data.finetuning_eval_paths]
-    return check_paths(paths, max_bad_fraction=data.max_bad_fraction)
+    return check_paths(paths, max_bad_fraction=data.max_bad_fraction, reading=Reading.of(data))
+
+
+def configure(preset: str | Path | Config, data: Sequence[str | Path] | None, steps: int | None, autonomy: str | None,
+              overrides: Mapping[str, Any]) -> Config:  # fmt: skip
+    """The configuration that keyword arguments make of a preset; one that is complete stays as it is."""
+    if isinstance(preset, Config):
+        return preset
+    reading = load_config(preset, overrides) if data else None
+    return load_config(preset, run_overrides(data, steps, autonomy, overrides, reading))
 
 
 def run_overrides(data: Sequence[str | Path] | None, steps: int | None, autonomy: str | None,
-                  overrides: Mapping[str, Any]) -> dict[str, Any]:  # fmt: skip
-    """Keyword arguments as configuration overrides; data paths are sorted into base text and conversations."""
-    from lumina.data import classify_paths
+                  overrides: Mapping[str, Any], config: Config | None = None) -> dict[str, Any]:  # fmt: skip
+    """Keyword arguments as overrides; data paths are sorted into base text and conversations, read as `config` says."""
+    from lumina.data import Reading, classify_paths
 
     merged = dict(overrides)
     if data:
-        base, finetuning = classify_paths(data)
+        base, finetuning = classify_paths(data, Reading() if config is None else Reading.of(config.data))
         merged["data.base_paths"] = [str(path.resolve()) for path in base]
         merged["data.finetuning_paths"] = [str(path.resolve()) for path in finetuning]
     if steps is not None:

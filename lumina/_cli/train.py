@@ -57,7 +57,7 @@ def start(args: argparse.Namespace) -> int:
     config = load_config(args.preset, args.set)
     shown = None if args.json else show_report
     try:
-        config = override(config, run_overrides(args.data, args.steps, args.autonomy, {}))
+        config = override(config, run_overrides(args.data, args.steps, args.autonomy, {}, config))
         if not args.json:
             say("training mode: {} ({})".format(*mode_of(config)))
         run = start(config, name=args.name, directory=args.dir, via="cli", on_report=shown)

@@ -160,7 +160,9 @@ def _entries_of(config: Config) -> list[Entry]:
 def _with_absolute_paths(config: Config) -> Config:
     changed: dict[str, Any] = {}
     for path in _PATH_LISTS:
-        changed[path.split(".")[1]] = tuple(abspath(expanduser(item)) for item in value_at(config, path))
+        changed[path.split(".")[1]] = tuple(
+            item if item.startswith("hf:") else abspath(expanduser(item)) for item in value_at(config, path)
+        )
     if config.data.tokenizer not in ("bpe", "bytes"):
         changed["tokenizer"] = abspath(expanduser(config.data.tokenizer))
     return config.model_copy(update={"data": config.data.model_copy(update=changed)})

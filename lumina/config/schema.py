@@ -355,11 +355,21 @@ class DataConfig(Group):
         ge=0,
         typical=(0, 16),
     )
+    format: Literal["auto", "text", "conversation", "messages", "sharegpt", "alpaca", "pairs"] = param(
+        "auto", "Form of the samples in JSON and tables; auto finds it in the fields of each sample."
+    )
+    text_field: str = param("text", "Field, or column, that holds the text of a sample.")
+    max_sample_bytes: int = param(
+        1 << 24,
+        "Longest line or JSON value that is read; a longer one is malformed.",
+        ge=64,
+        typical=(1 << 20, 1 << 28),
+    )
     quality_threshold: float = param(
-        0.85, "Samples that score lower are left out.", ge=0, le=1, typical=(0.0, 1.0), available=False
+        0.85, "Samples whose quality (docs/data.md) is lower are left out.", ge=0, le=1, typical=(0.0, 1.0)
     )
     automatic_data_cleaning: bool = param(
-        False, "Leave out malformed samples and normalise the others.", available=False
+        False, "Normalise the text of samples (docs/data.md) and leave out what is empty then."
     )
     packing: Literal["pack", "pad"] = param(
         "pack",

@@ -4,15 +4,18 @@ Torch-free; it must not know models, runs or steps: a position in the data is a 
 """
 
 from lumina.data.dataset import Dataset, Source
+from lumina.data.documents import Reading
 from lumina.data.identity import changed_files
 from lumina.data.loader import Batch, Loader
 from lumina.data.mix import Program, mode_of
 from lumina.data.prepare import contents, prepare
 from lumina.data.report import DataError, DataReport, FileReport, Issue
-from lumina.data.validate import check_paths, classify_paths
+from lumina.data.survey import Counting
+from lumina.data.validate import check_paths, classify_paths, survey_paths
 
 __all__ = [
     "Batch",
+    "Counting",
     "DataError",
     "DataReport",
     "Dataset",
@@ -20,6 +23,7 @@ __all__ = [
     "Issue",
     "Loader",
     "Program",
+    "Reading",
     "Source",
     "changed_files",
     "check_paths",
@@ -27,4 +31,5 @@ __all__ = [
     "contents",
     "mode_of",
     "prepare",
+    "survey_paths",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from lumina.data.sources import Document, Message
+from lumina.data.documents import Document, Message
 
 NAMES = [
     "Mira",

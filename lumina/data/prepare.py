@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -22,17 +21,18 @@ from tokenizers import Tokenizer
 
 from lumina.config import Config
 from lumina.data import corpus
+from lumina.data.cache import cache_root
 from lumina.data.dataset import Dataset, open_dataset
 from lumina.data.identity import content_hash
 from lumina.data.mix import BASE, FINETUNING, mode_of
 from lumina.data.overlap import Overlap, measure
 from lumina.data.report import DataError
-from lumina.data.sources import Document, documents_of, expand
+from lumina.data.sources import Document, Reading, documents_of, expand
 from lumina.data.tokenise import HeldOut, sampled, write_documents
 from lumina.data.tokenizer import byte_tokenizer, load_tokenizer, train_bpe
 from lumina.data.tokens import TokenStore, TokenWriter
 
-FORMAT = 3  # raise it when the same input would give other tokens
+FORMAT = 4  # raise it when the same input would give other tokens
 SAMPLE = 32_000_000  # characters of text that a tokenizer is trained on
 STALE_SECONDS = 86_400.0  # an unfinished folder that old was left by a process that died
 Progress = Callable[[str, float], None]
@@ -50,14 +50,6 @@ class Given:
     @property
     def bytes(self) -> int:
         return sum(path.stat().st_size for path in self.files)
-
-
-def cache_root() -> Path:
-    """LUMINA_CACHE, else the user's cache directory."""
-    explicit = os.environ.get("LUMINA_CACHE")
-    if explicit:
-        return Path(explicit)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lumina"
 
 
 def prepare(config: Config, *, cache: Path | None = None, progress: Progress | None = None) -> Dataset:
@@ -116,7 +108,7 @@ def _key(config: Config, given: Mapping[str, Given], cache: Path, tell: Progress
     built_in = None if all(one.files for one in given.values()) else data.corpus_documents
     parameters = [
         FORMAT, contents, tokenizer, config.model.vocab_size, data.validation_fraction, data.mask_user_tokens,
-        training.seed, built_in,
+        training.seed, built_in, Reading.of(data).key(),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parameters).encode()).hexdigest()[:32]
 
@@ -157,7 +149,7 @@ def _remove_stale(root: Path) -> None:
 def _documents(config: Config, files: Iterable[Path], kind: str | None) -> Iterator[Document]:
     files = tuple(files)
     if files:
-        yield from documents_of(files)
+        yield from documents_of(files, Reading.of(config.data))
         return
     for document in corpus.generate(config.training.seed, config.data.corpus_documents):
         if kind in (None, document.kind):
@@ -190,7 +182,7 @@ def _write(config: Config, given: Given, tokenizer: Tokenizer, vocab: int, build
         )  # fmt: skip
         if given.held:
             write_documents(
-                documents_of(given.held), tokenizer, data.mask_user_tokens, lambda _: held,
+                documents_of(given.held, Reading.of(data)), tokenizer, data.mask_user_tokens, lambda _: held,
                 lambda _: tell(f"tokenizing {name} validation", 0.0),
             )  # fmt: skip
     if train.documents + held.documents == 0:

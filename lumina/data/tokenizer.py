@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from lumina.data.documents import Document
 from lumina.data.report import DataError
-from lumina.data.sources import Document
 
 PAD, BOS, EOS, SEP = "<pad>", "<bos>", "<eos>", "<sep>"
 ROLE_TOKENS = {role: f"<{role}>" for role in ("system", "user", "assistant", "tool")}
@@ -59,11 +59,13 @@ def special_id(tokenizer: Tokenizer, token: str) -> int:
 def encode(tokenizer: Tokenizer, documents: list[Document], mask_user: bool) -> list[tuple[list[int], list[int]]]:
     """(ids, mask) of each document; mask 0 is a token without loss.
 
-    Text is BOS text EOS. A conversation is BOS, then for each message its role token, its content and SEP, then EOS;
-    with `mask_user` exactly the assistant's words and the SEP that ends them carry loss.
+    Text is BOS text EOS. A conversation is BOS, its messages with SEP between them, EOS; a message is its role's token
+    and its content. With `mask_user` exactly the assistant's content and the SEP or EOS that ends it carry loss. A
+    special token that is spelled out in a text stays text.
     """
-    pieces = [[document.text] if document.text else [m.content for m in document.messages] for document in documents]
-    encoded = iter(tokenizer.encode_batch([text for texts in pieces for text in texts], add_special_tokens=False))
+    tokenizer.encode_special_tokens = True  # "<assistant>" in a text must not become a turn of the assistant
+    texts = [text for document in documents for text in document.texts]
+    encoded = iter(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
     special = {token: special_id(tokenizer, token) for token in SPECIAL}
     result = []
     for document in documents:
@@ -72,10 +74,11 @@ def encode(tokenizer: Tokenizer, documents: list[Document], mask_user: bool) -> 
             result.append((ids, [1] * len(ids)))
             continue
         ids, mask = [special[BOS]], [0 if mask_user else 1]
-        for message in document.messages:
+        last = len(document.messages) - 1
+        for index, message in enumerate(document.messages):
             words = next(encoded).ids
-            spoken = 1 if message.role == "assistant" or not mask_user else 0
-            ids += [special[ROLE_TOKENS[message.role]], *words, special[SEP]]
-            mask += [0 if mask_user else 1, *[spoken] * (len(words) + 1)]
-        result.append(([*ids, special[EOS]], [*mask, 0 if mask_user else 1]))
+            ids += [special[ROLE_TOKENS[message.role]], *words, special[EOS if index == last else SEP]]
+            spoken = message.loss and message.role == "assistant" if mask_user else message.loss
+            mask += [0 if mask_user else 1, *[int(spoken)] * (len(words) + 1)]
+        result.append((ids, mask))
     return result

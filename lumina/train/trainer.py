@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lumina.client import check_needs, run_overrides
-from lumina.config import Config, load_config
+from lumina.client import check_needs, configure
+from lumina.config import Config
 from lumina.data import Dataset
 from lumina.hardware import detect
 from lumina.launch import create_run
@@ -55,9 +55,7 @@ class Trainer:
 
         Raises `ConfigError`, `DataError`, or `Refusal` (name_taken, locked).
         """
-        config = (
-            preset if isinstance(preset, Config) else load_config(preset, run_overrides(data, steps, None, overrides))
-        )
+        config = configure(preset, data, steps, None, overrides)
         check_needs(config, detect())
         self._open(create_run(config, name, Path(directory)))
 

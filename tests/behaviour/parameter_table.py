@@ -120,6 +120,11 @@ DATA = {
     "data.tokenizer": Case(see.vocabulary, "bpe", "bytes", "tokenizer.json"),
     "data.validation_fraction": Case(see.fact("validation_documents"), 0.05, 0.2),
     "data.max_bad_fraction": Case(see.judgement, 0.05, 0.5, base_paths="broken.jsonl"),
+    "data.format": Case(see.fact("train_documents"), "auto", "messages", "text", base_paths="mixed.jsonl"),
+    "data.text_field": Case(see.fact("train_documents"), "text", "body", base_paths="mixed.jsonl"),
+    "data.max_sample_bytes": Case(see.fact("train_documents"), 1 << 24, 200, base_paths="mixed.jsonl"),
+    "data.quality_threshold": Case(see.fact("train_documents"), 0.85, 0.0, base_paths="mixed.jsonl"),
+    "data.automatic_data_cleaning": Case(see.fact("train_tokens"), False, True, base_paths="mixed.jsonl"),
     "data.corpus_documents": Case(see.fact("train_documents"), 60, 70),
 }
 OVERSIGHT = {

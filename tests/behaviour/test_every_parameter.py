@@ -23,6 +23,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "a.jsonl").write_text("".join(text))
     (folder / "b.jsonl").write_text("".join(text[:11]))
     (folder / "broken.jsonl").write_text("".join(text[:9]) + "{oops\n")
+    mixed = [TALK, {"text": "a good text \r\n"}, {"body": "elsewhere"}, {"text": "long " * 50}, {"text": "\0" * 9}]
+    (folder / "mixed.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in mixed for _ in range(10)))
     (folder / "chat.jsonl").write_text((json.dumps(TALK) + "\n") * 25)
     train_bpe(["words of a small corpus"] * 5, 270).save(str(folder / "tokenizer.json"))
     return folder
