@@ -45,7 +45,10 @@ def expand(paths: Iterable[str | Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for given in paths:
-        found.update(dict.fromkeys(_behind(str(given))))
+        try:
+            found.update(dict.fromkeys(_behind(str(given))))
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror or error})", error.filename or str(given)) from error
     return list(found)
 
 
@@ -115,7 +118,7 @@ def _belongs(path: Path) -> bool:
 def walk(folder: Path) -> Iterator[Path]:
     """Regular files below `folder`, links to folders followed, none twice; nothing whose name starts with a dot."""
     seen: set[tuple[int, int]] = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=_raised, followlinks=True):
         status = os.stat(root)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -123,6 +126,10 @@ def walk(folder: Path) -> Iterator[Path]:
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (path for name in names if not name.startswith(".") and (path := Path(root, name)).is_file())
+
+
+def _raised(error: OSError) -> None:
+    raise error
 
 
 def _matches(pattern: str) -> Iterator[Path]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumina.data.documents import Document
-from lumina.data.report import Issue
+from lumina.data.report import DataError, Issue
 
 PENALTIES = ("damage", "control", "symbols", "repeated_characters", "repeated_lines", "repetition", "unbroken", "short")
 BATCH_SAMPLES = 512
@@ -24,6 +24,7 @@ BATCH_CHARACTERS = 1 << 20
 LOOKED_AT = 1 << 16  # characters of a sample that are scored; the rest of a long one is taken to be alike
 RUN = 24  # equal characters in a row from which they count as repeated
 WORD = 120  # characters without a space from which they count as unbroken
+ENOUGH = 50  # visible characters from which the share of symbols says something
 LINE = 20  # characters from which a line that comes again counts as repeated
 
 _DAMAGE, _CONTROL, _SYMBOL, _SPACE, _WIDE = 1, 2, 4, 8, 16
@@ -55,12 +56,16 @@ def judge(items: Iterable[Document | Issue]) -> Iterator[Judged | Issue]:
     """The same items in the same order, every document with its quality."""
     held: list[Document | Issue] = []
     characters = 0
-    for item in items:
-        held.append(item)
-        characters += sum(map(len, item.texts)) if isinstance(item, Document) else 0
-        if len(held) >= BATCH_SAMPLES or characters >= BATCH_CHARACTERS:
-            yield from _judge(held)
-            held, characters = [], 0
+    try:
+        for item in items:
+            held.append(item)
+            characters += sum(map(len, item.texts)) if isinstance(item, Document) else 0
+            if len(held) >= BATCH_SAMPLES or characters >= BATCH_CHARACTERS:
+                yield from _judge(held)
+                held, characters = [], 0
+    except DataError:  # what came before the damage counts
+        yield from _judge(held)
+        raise
     yield from _judge(held)
 
 
@@ -103,9 +108,9 @@ def _penalties(texts: list[str]) -> NDArray[np.float64]:
         [
             10 * share((classes & _DAMAGE) != 0) + np.array([10 * _misread(text) for text in texts]),
             10 * share((classes & _CONTROL) != 0),
-            _above(share((classes & _SYMBOL) != 0), 0.3),
-            _above(share(_in_runs(same & solid, RUN - 1)), 0.3),
-            _above(np.array([_repeated_lines(text) for text in texts]), 0.3),
+            np.where(visible < ENOUGH, 0.0, _above(share((classes & _SYMBOL) != 0), 0.5)),
+            _above(share(_in_runs(same & solid, RUN - 1)), 0.5),
+            _above(np.array([_repeated_lines(text) for text in texts]), 0.5),
             np.array([_repetition(text) for text in texts]),
             _above(share(_in_runs(unbroken, WORD)), 0.5),
             np.maximum(0.0, 3 - _counted(solid, starts, ends)) / 20,

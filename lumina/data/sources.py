@@ -102,15 +102,16 @@ def _text_documents(stream: BinaryIO, reading: Reading) -> Iterator[Document | I
     held = start = 0
     for number, raw in lines(stream, reading.max_sample_bytes):
         line = _text_line(number, raw, reading)
-        if isinstance(line, Issue):
-            yield line
-            line = ""
-        if len(line) >= LONG_LINE or held >= LONGEST or (not line.strip() and held >= BLOCK):
+        whole = isinstance(line, Issue) or len(line) >= LONG_LINE
+        if whole or held >= LONGEST or (held >= BLOCK and not str(line).strip()):
             if block:
                 yield Document(text="\n".join(block).strip("\n"), line=start)
             block, held = [], 0
-            if line.strip():
-                yield Document(text=line, line=number)
+        if isinstance(line, Issue):
+            yield line
+            continue
+        if whole:
+            yield Document(text=line, line=number)
             continue
         if line.strip() or block:
             start = start if block else number
