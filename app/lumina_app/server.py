@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from lumina_app.data import Checks, data_routes
 from lumina_app.guard import LOOPBACK, Guard, Rules
 from lumina_app.live import live_routes
 
@@ -52,15 +53,25 @@ class Settings:
 def create_app(settings: Settings) -> Guard:
     """The whole dashboard. It answers at once; the Gradio page follows when its import, of seconds, is done."""
     page = LatePage(lambda: _gradio_page(settings))
-    api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: page.loading())
+    routes, checks = data_routes(settings.directory, confined=settings.token is None)
+    api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: _life(page, checks))
     api.include_router(live_routes(settings.directory))
+    api.include_router(routes)
     api.add_api_route("/lumina/ready", page.ready, methods=["GET"])
     api.add_api_route("/lumina/plotly.min.js", plotly_js, methods=["GET"])
     api.mount("/lumina/static", Revalidated(directory=STATIC))
     api.mount("/lumina", not_found)
+    api.add_api_route("/data", with_slash, methods=["GET"])
     api.mount("/", page)
     api.add_exception_handler(Exception, _unexpected)
     return Guard(api, settings.rules)
+
+
+@contextlib.asynccontextmanager
+async def _life(page: LatePage, checks: Checks) -> AsyncIterator[None]:
+    async with page.loading():
+        yield
+    checks.close()
 
 
 class LatePage:
@@ -101,7 +112,7 @@ class LatePage:
         if self._task is not None and self._task.done():
             self._task.result()
         if scope["type"] == "http":
-            at_root = scope["path"] == "/"
+            at_root = scope["path"] in ("/", "/data/")
             answer = Response(_STARTING, 200 if at_root else 503, {"retry-after": "1"}, "text/html")
             await answer(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -123,6 +134,11 @@ def plotly_js() -> FileResponse:
     return FileResponse(str(source), media_type="text/javascript", headers={"cache-control": _FOR_EVER})
 
 
+def with_slash(request: Request) -> RedirectResponse:
+    """A mounted page answers below its path only; a person leaves the slash out."""
+    return RedirectResponse(f"{request.url.path}/" + (f"?{request.url.query}" if request.url.query else ""))
+
+
 async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
     """The answer to every other path under /lumina: JSON, never Gradio's page."""
     error = {"code": "not_found", "message": "there is nothing here"}
@@ -135,6 +151,7 @@ def _unexpected(_: Request, error: Exception) -> JSONResponse:
 
 
 def _gradio_page(settings: Settings) -> FastAPI:
-    from lumina_app.pages.main import mount  # imports gradio: seconds
+    from lumina_app.pages import data, main  # imports gradio: seconds
 
-    return mount(FastAPI(docs_url=None, redoc_url=None, openapi_url=None), settings.directory)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    return main.mount(data.mount(app), settings.directory)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lumina._cli.output import clean, complain, fixed, number, percent, print_json, remark, say, size, table
-from lumina._cli.parsing import Commands, Parser, add_directory, add_json, add_settings, positive
+from lumina._cli.parsing import Commands, Parser, UsageError, add_directory, add_json, add_settings, positive
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -48,7 +48,10 @@ def register(commands: Commands) -> None:
         epilog=EXAMPLES,
     )
     checking.add_argument(
-        "paths", nargs="+", metavar="PATH", help="files, folders, patterns, or hf:owner/name of the Hugging Face hub"
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="files, folders, patterns, or hf:owner/name of the Hugging Face hub; none with --run: the run's own",
     )
     checking.add_argument(
         "--max-bad-fraction",
@@ -76,6 +79,7 @@ def check(args: argparse.Namespace) -> int:
     from lumina.data import Counting, DataError, Reading, survey_paths
 
     config = _config(args)
+    args.paths = args.paths or _paths_of(args, config)
     reading = Reading.of(config.data)
     try:
         tokenizer, about = _tokenizer(args, config, reading)
@@ -104,6 +108,17 @@ def _config(args: argparse.Namespace) -> Config:
     return override(config, [*args.set, *share])
 
 
+def _paths_of(args: argparse.Namespace, config: Config) -> list[str]:
+    """The files of the run that is named instead of paths."""
+    if not args.run:
+        raise UsageError("the following arguments are required: PATH, or --run (see lumina data check --help)")
+    data = config.data
+    paths = [*data.base_paths, *data.finetuning_paths, *data.base_eval_paths, *data.finetuning_eval_paths]
+    if not paths:
+        raise UsageError(f"{Path(args.run).name} trains on the built-in corpus: there are no files to check")
+    return paths
+
+
 def _tokenizer(args: argparse.Namespace, config: Config, reading: Reading) -> tuple[Tokenizer | None, dict[str, Any]]:
     from lumina.data.counting import tokenizer_for
 
@@ -111,7 +126,7 @@ def _tokenizer(args: argparse.Namespace, config: Config, reading: Reading) -> tu
         from lumina.data import prepare
 
         dataset = prepare(config)
-        return dataset.tokenizer, {"name": f"of the run {args.run}", "vocab_size": dataset.vocab_size}
+        return dataset.tokenizer, {"name": f"of the run {Path(args.run).name}", "vocab_size": dataset.vocab_size}
     return tokenizer_for(args.tokenizer or config.data.tokenizer, config.model.vocab_size, args.paths, reading)
 
 

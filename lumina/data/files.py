@@ -137,18 +137,19 @@ def _matches(pattern: str) -> Iterator[Path]:
         yield from map(Path, glob.iglob(pattern))
         return
     # Not glob's own **, which follows links in circles.
-    start = Path(*_plain_parts(pattern))
+    start = start_of(pattern)
     wanted = re.compile(_regex(pattern))
     yield from (path for path in walk(start) if start.is_dir() and wanted.fullmatch(str(path)))
 
 
-def _plain_parts(pattern: str) -> list[str]:
+def start_of(pattern: str) -> Path:
+    """The part of a pattern that is no pattern: all that it matches lies there or below."""
     parts = list[str]()
     for part in Path(pattern).parts:
         if glob.has_magic(part):
             break
         parts.append(part)
-    return parts or ["."]
+    return Path(*(parts or ["."]))
 
 
 def _regex(pattern: str) -> str:

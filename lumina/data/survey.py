@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from lumina.data.documents import Document
 from lumina.data.quality import PENALTIES, Judged
 from lumina.data.report import Issue
-from lumina.data.tokenizer import encode
+from lumina.data.tokenizer import SPECIAL, encode, special_id
 
 BATCH = 256
 SHOWN_TOKENS = 4000  # tokens of a sample that is shown
@@ -161,12 +161,14 @@ def _between(buckets: Counter[int]) -> Iterator[int]:
 def _shown(item: Judged, tokenizer: Tokenizer, ids: list[int], mask: list[int]) -> dict[str, Any]:
     """A sample with its tokens as text, and which of them carry loss."""
     document: Document = item.document
+    special = {special_id(tokenizer, name) for name in SPECIAL}
     return {
         "line": document.line,
         "form": document.form,
         "quality": round(item.quality.score, 3),
         "tokens": [_text_of(tokenizer, token) for token in ids[:SHOWN_TOKENS]],
         "loss": mask[:SHOWN_TOKENS],
+        "special": [int(token in special) for token in ids[:SHOWN_TOKENS]],
         "tokens_not_shown": max(0, len(ids) - SHOWN_TOKENS),
     }
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from lumina.data.order import WORD, key_of, scrambled
 from lumina.data.sources import Document
-from lumina.data.tokenizer import BOS, EOS, encode, special_id
+from lumina.data.tokenizer import BOS, EOS, encode, encode_texts, special_id
 from lumina.data.tokens import FIRST, LOSS, Flags, TokenWriter
 
 BATCH_CHARS = 1 << 19  # text encoded at once; its encodings take about a hundred bytes a token
@@ -86,13 +86,13 @@ def _encode(tokenizer: Tokenizer, batch: Batch, mask_user: bool) -> list[Encoded
         return [_flagged(ids, mask) for ids, mask in encode(tokenizer, batch, mask_user)]
     pieces = [list(pieces_of(document.text)) for document in batch]
     flat = [piece for one in pieces for piece in one]
-    encoded = iter(tokenizer.encode_batch_fast(flat, add_special_tokens=False))
+    encoded = encode_texts(tokenizer, flat)
     begin, end = special_id(tokenizer, BOS), special_id(tokenizer, EOS)
     result = []
     for one in pieces:
         ids = [begin]
         for _ in one:
-            ids += next(encoded).ids
+            ids += next(encoded)
         ids.append(end)
         flags = np.full(len(ids), LOSS, dtype=np.uint8)
         flags[0] |= FIRST

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -56,27 +56,30 @@ def special_id(tokenizer: Tokenizer, token: str) -> int:
     return int(found)
 
 
+def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[int]]:
+    """The tokens of each text, and of nothing else: a special token that is spelled out in a text stays text."""
+    tokenizer.encode_special_tokens = True  # "<assistant>" in a text must not become a turn of the assistant
+    return (encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+
+
 def encode(tokenizer: Tokenizer, documents: list[Document], mask_user: bool) -> list[tuple[list[int], list[int]]]:
     """(ids, mask) of each document; mask 0 is a token without loss.
 
     Text is BOS text EOS. A conversation is BOS, its messages with SEP between them, EOS; a message is its role's token
-    and its content. With `mask_user` exactly the assistant's content and the SEP or EOS that ends it carry loss. A
-    special token that is spelled out in a text stays text.
+    and its content. With `mask_user` exactly the assistant's content and the SEP or EOS that ends it carry loss.
     """
-    tokenizer.encode_special_tokens = True  # "<assistant>" in a text must not become a turn of the assistant
-    texts = [text for document in documents for text in document.texts]
-    encoded = iter(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+    encoded = encode_texts(tokenizer, [text for document in documents for text in document.texts])
     special = {token: special_id(tokenizer, token) for token in SPECIAL}
     result = []
     for document in documents:
         if not document.messages:
-            ids = [special[BOS], *next(encoded).ids, special[EOS]]
+            ids = [special[BOS], *next(encoded), special[EOS]]
             result.append((ids, [1] * len(ids)))
             continue
         ids, mask = [special[BOS]], [0 if mask_user else 1]
         last = len(document.messages) - 1
         for index, message in enumerate(document.messages):
-            words = next(encoded).ids
+            words = next(encoded)
             ids += [special[ROLE_TOKENS[message.role]], *words, special[EOS if index == last else SEP]]
             spoken = message.loss and message.role == "assistant" if mask_user else message.loss
             mask += [0 if mask_user else 1, *[int(spoken)] * (len(words) + 1)]

@@ -12,16 +12,14 @@ from typing import Any, Final
 
 import gradio as gr
 from fastapi import FastAPI
-from gradio.themes import LocalFont
 
 from lumina.client import Run, list_runs
 from lumina.interventions import Declaration, catalogue
 from lumina_app.commands import CONTROLS, attempt
 from lumina_app.live import run_paths
+from lumina_app.pages.look import mount_page
 from lumina_app.panels import Panel
 
-# A link, not Gradio's `css`, which would rewrite every selector.
-_HEAD: Final = '<link rel="stylesheet" href="/lumina/static/lumina.css">'
 Ask = Callable[[str | None, Mapping[str, Any]], dict[str, Any]]
 """(run, message) → the receipt as far as it is known; see `lumina_app.commands`."""
 
@@ -33,18 +31,7 @@ _SENT: Final = "async (receipt) => { (await import('/lumina/static/store.js')).c
 
 def mount(app: FastAPI, directory: Path) -> FastAPI:
     """`app` with the page at `/`, for the runs under `directory`."""
-    return gr.mount_gradio_app(
-        app,
-        build(directory),
-        path="/",
-        server_name="127.0.0.1",
-        theme=_theme(),
-        head=_HEAD,
-        footer_links=[],
-        show_error=True,
-        ssr_mode=False,
-        pwa=False,
-    )
+    return mount_page(app, build(directory), "/")
 
 
 def build(directory: Path) -> gr.Blocks:
@@ -179,15 +166,3 @@ def _choices(directory: Path, chosen: str | None) -> gr.Dropdown:
     if chosen and chosen not in names:
         names.append(chosen)
     return gr.Dropdown(choices=names, value=chosen or (names[0] if names else None))
-
-
-def _theme() -> gr.themes.Base:
-    return gr.themes.Base(
-        primary_hue="indigo",
-        neutral_hue="slate",
-        radius_size="md",
-        spacing_size="sm",
-        text_size="sm",
-        font=[LocalFont("IBM Plex Sans", weights=(400, 600, 700)), "system-ui", "sans-serif"],
-        font_mono=[LocalFont("IBM Plex Mono", weights=(400, 600)), "ui-monospace", "monospace"],
-    )

@@ -1,8 +1,11 @@
-// The mark and the name.
+// The mark, the name, and the way to the other page.
 
 import { html, put } from "/lumina/static/html.js";
 
+const links = [["/", "Runs"], ["/data/", "Data"]];
+
 export function mount(element) {
+  const here = window.location.pathname;
   put(element, html`
     <div class="lm-brand">
       <svg width="22" height="22" viewBox="0 0 22 22" aria-hidden="true">
@@ -16,5 +19,7 @@ export function mount(element) {
         <circle cx="14.2" cy="8.2" r="1.9" fill="#fff" />
       </svg>
       <h1>Lumina</h1>
+      <nav aria-label="Pages">${links.map(([path, name]) => html`
+        <a href="${path}"${path === here ? html` aria-current="page"` : null}>${name}</a>`)}</nav>
     </div>`);
 }
