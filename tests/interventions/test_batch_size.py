@@ -58,17 +58,21 @@ def test_the_next_batch_has_the_new_size_and_the_step_the_same_sequences(
 
 
 def test_the_effective_batch_is_the_same(tmp_path: Path) -> None:
-    """A dense model's step depends on its sequences alone, not on how they are cut."""
+    """A dense model's step depends on its sequences alone, not on how they are cut.
+
+    In fp32: elsewhere the rounding of each cut is as large as what is looked for.
+    """
     losses = {}
+    exactly = {**DENSE, "precision": "fp32", "lr_schedule": "constant", "warmup_steps": 0}
     for size in (2, 1, 12):
-        with small_trainer(tmp_path, f"size{size}", **DENSE, lr_schedule="constant", warmup_steps=0) as trainer:
+        with small_trainer(tmp_path, f"size{size}", **exactly) as trainer:
             trainer.train(until=1)
             trainer.adjust_batch_size(size)
             trainer.train(until=4)
             losses[size] = trainer.get_current_metrics()["loss"]
             assert trainer._loop.newest["tokens"] == 4 * 12 * 32
-    assert losses[1] == pytest.approx(losses[2], rel=1e-4)
-    assert losses[12] == pytest.approx(losses[2], rel=1e-4)
+    assert losses[1] == pytest.approx(losses[2], rel=1e-6)
+    assert losses[12] == pytest.approx(losses[2], rel=1e-6)
 
 
 @pytest.mark.parametrize("size", [5, 7, 24])
