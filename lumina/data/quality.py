@@ -5,6 +5,7 @@ The formula is written out in docs/data.md. It looks at characters only and know
 
 from __future__ import annotations
 
+import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
@@ -16,20 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumina.data.documents import Document
-from lumina.data.report import DataError, Issue
+from lumina.data.report import Issue
 
-PENALTIES = ("damage", "control", "symbols", "repeated_characters", "repeated_lines", "repetition", "unbroken", "short")
-BATCH_SAMPLES = 512
-BATCH_CHARACTERS = 1 << 20
 LOOKED_AT = 1 << 16  # characters of a sample that are scored; the rest of a long one is taken to be alike
 RUN = 24  # equal characters in a row from which they count as repeated
 WORD = 120  # characters without a space from which they count as unbroken
-ENOUGH = 50  # visible characters from which the share of symbols says something
 LINE = 20  # characters from which a line that comes again counts as repeated
+ENOUGH = 50  # visible characters from which the share of symbols says something
+PHRASE = 1 << 13  # bytes that are looked at for phrases that come again and again
+DISTINCT = 0.4  # share of distinct words from which nothing comes again and again
 
-_DAMAGE, _CONTROL, _SYMBOL, _SPACE, _WIDE = 1, 2, 4, 8, 16
-_PLAIN_SYMBOLS = frozenset("""()[]{}<>.,;:!?'"-_/%&@""")
+PENALTIES = ("damage", "control", "symbols", "repeated_characters", "repeated_lines", "repetition", "unbroken", "short")
+_DAMAGE, _CONTROL, _SYMBOL, _SPACE, _WIDE = 1, 2, 3, 4, 5
+_SPACES = b" \t\n\r\f\v"
+_CONTROLS = bytes(code for code in (*range(32), 127) if code not in _SPACES)
+_SYMBOLS = b"#$*+=^`|~\\"
 _EVIDENCE = (b"\xc3\x83\xc2", b"\xc3\xa2\xe2\x82\xac")  # UTF-8 that was read as Latin-1 and saved again: "Ã.", "â€"
+_ASCII = re.compile(r"[\x00-\x7f]+")
 
 
 @dataclass(frozen=True)
@@ -52,141 +56,130 @@ class Judged:
     quality: Quality
 
 
+PERFECT = Quality(1.0, {})
+
+
 def judge(items: Iterable[Document | Issue]) -> Iterator[Judged | Issue]:
     """The same items in the same order, every document with its quality."""
-    held: list[Document | Issue] = []
-    characters = 0
-    try:
-        for item in items:
-            held.append(item)
-            characters += sum(map(len, item.texts)) if isinstance(item, Document) else 0
-            if len(held) >= BATCH_SAMPLES or characters >= BATCH_CHARACTERS:
-                yield from _judge(held)
-                held, characters = [], 0
-    except DataError:  # what came before the damage counts
-        yield from _judge(held)
-        raise
-    yield from _judge(held)
-
-
-def _judge(items: list[Document | Issue]) -> Iterator[Judged | Issue]:
-    qualities = iter(qualities_of(["\n".join(item.texts) for item in items if isinstance(item, Document)]))
     for item in items:
-        yield Judged(item, next(qualities)) if isinstance(item, Document) else item
+        yield Judged(item, quality_of("\n".join(item.texts))) if isinstance(item, Document) else item
 
 
-def qualities_of(texts: list[str]) -> list[Quality]:
-    """The quality of each text."""
-    if not texts:
-        return []
-    seen = [text[:LOOKED_AT] for text in texts]
-    table = _penalties(seen)
-    result = []
-    for row in table:
-        took = {name: round(float(value), 4) for name, value in zip(PENALTIES, row, strict=True) if value > 0}
-        result.append(Quality(max(0.0, 1.0 - float(row.sum())), took))
-    return result
-
-
-def _penalties(texts: list[str]) -> NDArray[np.float64]:
-    """[texts, PENALTIES]: what each takes away."""
-    raw = "\n".join(texts).encode("utf-32-le", "replace")
-    codes = np.frombuffer(raw, dtype=np.uint32)
-    lengths = np.array([len(text) for text in texts])
-    starts = np.concatenate(([0], np.cumsum(lengths + 1)[:-1]))
-    ends = starts + lengths
-    classes = _classes()[codes]
-    solid = (classes & _SPACE) == 0
-    visible = np.maximum(1, _counted(solid, starts, ends))
-
-    def share(flags: NDArray[Any]) -> NDArray[np.float64]:
-        return _counted(flags, starts, ends) / visible
-
-    same = np.concatenate(([False], codes[1:] == codes[:-1]))
-    unbroken = solid & ((classes & _WIDE) == 0)
-    return np.stack(
-        [
-            10 * share((classes & _DAMAGE) != 0) + np.array([10 * _misread(text) for text in texts]),
-            10 * share((classes & _CONTROL) != 0),
-            np.where(visible < ENOUGH, 0.0, _above(share((classes & _SYMBOL) != 0), 0.5)),
-            _above(share(_in_runs(same & solid, RUN - 1)), 0.5),
-            _above(np.array([_repeated_lines(text) for text in texts]), 0.5),
-            np.array([_repetition(text) for text in texts]),
-            _above(share(_in_runs(unbroken, WORD)), 0.5),
-            np.maximum(0.0, 3 - _counted(solid, starts, ends)) / 20,
-        ],
-        axis=1,
-    ).clip(0.0, 1.0)
-
-
-def _above(share: NDArray[np.float64], tolerated: float) -> NDArray[np.float64]:
-    """0 up to what is tolerated, 1 for all."""
-    return np.maximum(0.0, share - tolerated) / (1 - tolerated)
-
-
-def _counted(flags: NDArray[Any], starts: NDArray[Any], ends: NDArray[Any]) -> NDArray[np.float64]:
-    """How many flags are set between each start and end."""
-    total = np.concatenate(([0], np.cumsum(flags, dtype=np.int64)))
-    counted: NDArray[np.float64] = (total[ends] - total[starts]).astype(np.float64)
-    return counted
-
-
-def _in_runs(flags: NDArray[Any], least: int) -> NDArray[Any]:
-    """The flags that stand in a row of at least `least`."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.view(np.int8), [0]))))
-    begins, stops = edges[::2], edges[1::2]
-    long = stops - begins >= least
-    marks = np.zeros(len(flags) + 1, dtype=np.int8)
-    marks[begins[long]] = 1
-    marks[stops[long]] = -1
-    return np.cumsum(marks[:-1]).astype(bool)
-
-
-def _misread(text: str) -> float:
-    """Share of the text that is UTF-8 once read as Latin-1."""
-    if text.isascii():
-        return 0.0
+def quality_of(text: str) -> Quality:
+    """The quality of a text."""
+    text = text[:LOOKED_AT]
     data = text.encode("utf-8", "replace")
-    return sum(data.count(mark) for mark in _EVIDENCE) / len(text)
+    other = "" if text.isascii() else _ASCII.sub("", text)
+    counts = _classes_of(other) if other else np.zeros(_WIDE + 1, dtype=np.int64)
+    ascii_size = len(text) - len(other)
+    visible = ascii_size - _among(data, _SPACES) + len(other) - int(counts[_SPACE])
+    of = max(1, visible)
+    words = data.split()
+    took = (
+        10 * (int(counts[_DAMAGE]) / of + _misread(data, len(text)) if other else 0.0),
+        10 * (_among(data, _CONTROLS) + int(counts[_CONTROL])) / of,
+        _above((_among(data, _SYMBOLS) + int(counts[_SYMBOL])) / of) if visible >= ENOUGH else 0.0,
+        _above(_repeated(text, data, of, ascii_only=not other) / of),
+        _above(_repeated_lines(text)),
+        _repetition(data, words),
+        _above(_unbroken(text, words, ascii_only=not other) / of),
+        max(0, 3 - visible) / 20,
+    )
+    if not any(took):
+        return PERFECT
+    penalties = {name: round(min(1.0, value), 4) for name, value in zip(PENALTIES, took, strict=True) if value > 0}
+    return Quality(max(0.0, 1.0 - sum(penalties.values())), penalties)
+
+
+def _above(share: float) -> float:
+    """0 up to one half, 1 for all."""
+    return max(0.0, 2 * share - 1)
+
+
+def _among(data: bytes, wanted: bytes) -> int:
+    """How many bytes are among the wanted ones."""
+    return len(data) - len(data.translate(None, wanted))
+
+
+def _repeated(text: str, data: bytes, visible: int, *, ascii_only: bool) -> int:
+    """Visible characters in a row of at least `RUN` equal ones."""
+    codes: NDArray[Any] = _codes(text, data, ascii_only=ascii_only)
+    same = codes[1:] == codes[:-1]
+    if 2 * np.count_nonzero(same) < visible * (RUN - 1) // RUN:  # far from one half
+        return 0
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], same, [False])).view(np.int8)))
+    begins, sizes = edges[::2], edges[1::2] - edges[::2] + 1
+    letters = [text[begin] for begin in begins] if len(begins) else []
+    return sum(int(size) for size, letter in zip(sizes, letters, strict=True) if size >= RUN and not letter.isspace())
+
+
+def _codes(text: str, data: bytes, *, ascii_only: bool) -> NDArray[Any]:
+    if ascii_only:
+        return np.frombuffer(data, dtype=np.uint8)
+    return np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)
+
+
+def _unbroken(text: str, words: list[bytes], *, ascii_only: bool) -> int:
+    """Characters in words of at least `WORD`, without scripts that need no spaces."""
+    if max(map(len, words), default=0) < WORD:
+        return 0
+    if ascii_only:
+        return sum(len(word) for word in words if len(word) >= WORD)
+    kinds = _classes()[np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)]
+    plain = (kinds != _SPACE) & (kinds != _WIDE)
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], plain, [False])).view(np.int8)))
+    sizes = edges[1::2] - edges[::2]
+    return int(sizes[sizes >= WORD].sum())
+
+
+def _misread(data: bytes, characters: int) -> float:
+    """Share of the text that is UTF-8 once read as Latin-1."""
+    return sum(data.count(mark) for mark in _EVIDENCE) / characters
 
 
 def _repeated_lines(text: str) -> float:
     """Share of the characters that stand in longer lines which came before."""
     lines = [line for line in text.split("\n") if len(line) >= LINE]
-    return (sum(map(len, lines)) - sum(map(len, set(lines)))) / max(1, len(text))
-
-
-def _repetition(text: str) -> float:
-    """0 for what compresses less than ten times, as every text does that says something; 1 from thirty times on."""
-    if len(text) < 400:
+    if len(lines) < 2:
         return 0.0
-    data = text.encode("utf-8", "replace")
+    return (sum(map(len, lines)) - sum(map(len, set(lines)))) / len(text)
+
+
+def _repetition(data: bytes, words: list[bytes]) -> float:
+    """0 for what compresses less than ten times, as every text does that says something; 1 from thirty times on."""
+    if len(data) < 400:
+        return 0.0
+    if len(data) > PHRASE:
+        data = data[:PHRASE]
+        words = data.split()
+    if len(set(words)) >= DISTINCT * len(words) and len(words) >= len(data) / 20:
+        return 0.0
     ratio = len(data) / len(zlib.compress(data, 1))
     return max(0.0, min(1.0, (ratio - 10) / 20))
 
 
+def _classes_of(other: str) -> NDArray[np.int64]:
+    """How many of the characters beyond ASCII are of each class."""
+    codes = np.frombuffer(other.encode("utf-32-le", "replace"), dtype=np.uint32)
+    return np.bincount(_classes()[codes], minlength=_WIDE + 1)
+
+
 @lru_cache(maxsize=1)
 def _classes() -> NDArray[np.uint8]:
-    """What every code point is: damage, control, symbol, space, or of a script that is written without spaces."""
+    """What every code point is: damage, control, symbol, space, of a script that is written without spaces, or 0."""
     table = np.zeros(0x110000, dtype=np.uint8)
     for code in range(0x20000):
-        letter = chr(code)
-        category = unicodedata.category(letter)
+        category = unicodedata.category(chr(code))
         if code == 0xFFFD or category in ("Co", "Cs") or (code & 0xFFFE) == 0xFFFE:
             table[code] = _DAMAGE
         elif category == "Cc":
-            table[code] = _SPACE if letter in "\t\n\r\f\v\x85" else _CONTROL
+            table[code] = _SPACE if chr(code).isspace() else _CONTROL
         elif category.startswith("Z"):
             table[code] = _SPACE
-        elif category[0] in "SP" and letter not in _PLAIN_SYMBOLS and not _is_plain_punctuation(code, category):
+        elif category.startswith("S") and code > 0x7F:
             table[code] = _SYMBOL
         elif code >= 0x0E00:
             table[code] = _WIDE
     table[0x20000:] = _WIDE
     table[0xF0000:] = _DAMAGE
     return table
-
-
-def _is_plain_punctuation(code: int, category: str) -> bool:
-    """Marks of other scripts that stand in their ordinary text."""
-    return code > 0x7F and category.startswith("P")
