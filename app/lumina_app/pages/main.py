@@ -54,7 +54,6 @@ def build(directory: Path) -> gr.Blocks:
                 _manual(ask, run, sent)
                 _announce(Panel("receipts", ["command"]).command, _of_panel(ask), None, sent)
                 Panel("budget")
-                Panel("health")
                 Panel("events")
     return page
 
@@ -67,6 +66,7 @@ def _charts() -> None:
         with gr.Column(min_width=320):
             Panel("depth")
     Panel("entropy")
+    Panel("health")
 
 
 def _header(page: gr.Blocks, directory: Path, ask: Ask, sent: gr.JSON) -> gr.Dropdown:

@@ -55,7 +55,7 @@ function marksTrace(marks, paint) {
 
 /** The verdict in a word beside the mark; the figures are in the mark's own text. */
 const verdictNote = (mark, paint) => ({
-  x: mark.step, xref: "x", y: 0.93, yref: "paper", text: mark.effect.state, showarrow: false, xanchor: "left", xshift: 5,
+  x: mark.step, xref: "x", y: 0.84, yref: "paper", text: mark.effect.state, showarrow: false, xanchor: "left", xshift: 5,
   font: { size: 10.5, color: paintOf(mark, paint) },
 });
 
