@@ -94,9 +94,15 @@ def _say_progress(progress: dict[str, Any]) -> None:
     if progress.get("predicted_final_loss") is not None:
         band = f"90 %: {fixed(progress['predicted_low'])} to {fixed(progress['predicted_high'])}"
         say(f"  {'final loss':18} {fixed(progress['predicted_final_loss'])} predicted ({band})")
+    epochs = progress.get("epochs")
+    if epochs:
+        covered = (
+            f"one covers {percent(epochs['coverage'], 1)} of the budget; {epochs['epochs']} recommended at the start"
+        )
+        say(clean(f"  {'epochs':18} {covered}"))
     advice = progress.get("epochs_advice")
     if advice:
-        say(clean(f"  {'epochs':18} {advice['epochs']} recommended, {advice['planned']:.1f} planned: {advice['why']}"))
+        say(clean(f"  {'':18} {advice['epochs']} recommended now, {advice['planned']:.1f} planned: {advice['why']}"))
     if progress.get("recommendation"):
         say(
             clean(

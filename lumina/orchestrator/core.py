@@ -54,9 +54,12 @@ class Orchestrator:
         """Why the run should end now, before its budget, where it asked for early stopping; else None."""
         return self._chinchilla.ended
 
-    def applied(self, step: int, number: int) -> int:
-        """Intervention `number` of this line was applied after `step`; returns when its effect will be known."""
-        return self._effects.applied(step, number)
+    def applied(self, step: int, number: int, group: int | None = None) -> int:
+        """Intervention `number` of this line was applied after `step`; returns when its effect will be known.
+
+        `group` is the number of the first that was made for the same proposal.
+        """
+        return self._effects.applied(step, number, group)
 
     def forget_interventions(self) -> None:
         """Measures none of those so far: they are another run's."""

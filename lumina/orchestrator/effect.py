@@ -117,7 +117,8 @@ class EffectMeter:
         self._rows: list[list[float]] = []  # step, then KEPT
         self._clocked: list[list[float]] = []
         self._pending: list[tuple[int, int]] = []
-        self._recent: list[tuple[int, int]] = []  # every intervention that a window still reaches
+        # (number, step, number of the first that was made for the same proposal) of all that a window still reaches
+        self._recent: list[tuple[int, int, int]] = []
         self._hurt: list[dict[str, Any]] = []
 
     def observe(self, step: int, series: Mapping[str, float]) -> None:
@@ -126,9 +127,13 @@ class EffectMeter:
         self._clocked.append([float(step), *(series.get(name, math.nan) for name in CLOCKED)])
         del self._rows[: -3 * self.window], self._clocked[: -3 * self.window]
 
-    def applied(self, step: int, number: int) -> int:
-        """Begins to measure intervention `number`, applied after `step`; returns the step at which it will be known."""
-        self._recent = [pair for pair in self._recent if pair[1] > step - 3 * self.window] + [(number, step)]
+    def applied(self, step: int, number: int, group: int | None = None) -> int:
+        """Begins to measure intervention `number`, applied after `step`; returns the step at which it will be known.
+
+        Those with the same `group` were made together, for one proposal: they are measured as one.
+        """
+        kept = [one for one in self._recent if one[1] > step - 3 * self.window]
+        self._recent = [*kept, (number, step, number if group is None else group)]
         self._pending.append((number, step))
         return step + self.window
 
@@ -143,7 +148,8 @@ class EffectMeter:
         return [(number, self._measure(number, at)) for number, at in due]
 
     def _measure(self, number: int, at: int) -> Measured:
-        near = [(other, when) for other, when in self._recent if other != number]
+        own = next(group for other, _, group in self._recent if other == number)
+        near = [(other, when) for other, when, group in self._recent if group != own]
         confounded = tuple(other for other, when in near if abs(when - at) < self.window)
         start = max([at - 2 * self.window, *(when for _, when in near if when <= at - self.window)])
         rows = np.array(self._rows, np.float64).reshape(-1, 1 + len(KEPT))
@@ -195,7 +201,7 @@ class EffectMeter:
         return {
             "rows": rows,
             "pending": [list(pair) for pair in self._pending],
-            "recent": [list(pair) for pair in self._recent],
+            "recent": [list(one) for one in self._recent],
             "hurt": [dict(doc) for doc in self._hurt],
         }
 
@@ -203,7 +209,7 @@ class EffectMeter:
         self._rows = [[math.nan if value is None else float(value) for value in row] for row in state["rows"]]
         self._clocked = []
         self._pending = [(int(number), int(step)) for number, step in state["pending"]]
-        self._recent = [(int(number), int(step)) for number, step in state["recent"]]
+        self._recent = [(int(number), int(step), int(group)) for number, step, group in state["recent"]]
         self._hurt = [dict(doc) for doc in state["hurt"]]
 
 

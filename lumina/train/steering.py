@@ -138,8 +138,10 @@ class Steering:
         log.info("applied %s %s: %s -> %s", receipt["method"], receipt["args"], receipt["before"], receipt["after"])
 
     def _measure(self) -> int:
-        session = self.session
-        return session.orchestrator.applied(session.state.step, len(session.ledger.applied) - 1)
+        session, applied = self.session, self.session.ledger.applied
+        proposal = applied[-1].get("proposal")
+        together = [number for number, doc in enumerate(applied) if proposal and doc.get("proposal") == proposal]
+        return session.orchestrator.applied(session.state.step, len(applied) - 1, together[0] if together else None)
 
     # Commands
 

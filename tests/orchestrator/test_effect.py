@@ -109,6 +109,17 @@ def test_interventions_within_one_window_are_told_as_confounded():
     assert "another intervention" in found[0].summary()
 
 
+def test_interventions_made_together_for_one_proposal_are_measured_as_one():
+    meter, points = EffectMeter(WINDOW), curve(0)
+    shown(meter, points[:300])
+    meter.applied(300, 0, 0)
+    meter.applied(300, 1, 0)
+    shown(meter, points[300:400])
+    first, second = (measured for _, measured in meter.conclude(400))
+    assert first == second
+    assert (first.state, first.confounded_by) == ("neutral", ())
+
+
 def test_the_steps_before_begin_after_the_intervention_before():
     meter, points = EffectMeter(WINDOW), curve(0)
     shown(meter, points[:300])
