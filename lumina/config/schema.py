@@ -6,7 +6,7 @@ from __future__ import annotations
 from os import PathLike, fspath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 
 def param(
@@ -48,6 +48,9 @@ def _path_as_text(value: Any) -> Any:
 
 Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Biases = Annotated[float | tuple[float, ...] | None, BeforeValidator(_list_as_tuple)]
+Autonomy = Literal["observe", "ask", "auto"]
+MethodAutonomy = Annotated[str, StringConstraints(pattern=r"^[a-z_]+=(observe|ask|auto)$")]
+Autonomies = Annotated[tuple[MethodAutonomy, ...], BeforeValidator(_as_tuple)]
 PathText = Annotated[str, BeforeValidator(_path_as_text)]
 PrecisionName = Literal["auto", "fp32", "fp16", "bf16", "mixed_fp16", "mixed_bf16", "fp8_e4m3"]
 InferenceName = Literal["auto", "fp32", "fp16", "bf16", "mixed_fp16", "mixed_bf16", "fp8_e4m3", "int8"]
@@ -405,7 +408,7 @@ class OrchestratorConfig(Group):
     """What watches the run and proposes changes."""
 
     use_adaptive_training: bool = param(True, "Watch the run and propose interventions.")
-    autonomy: Literal["observe", "ask", "auto"] = param(
+    autonomy: Autonomy = param(
         "ask", "What becomes of a proposal: logged only, put to a person, or applied when confident."
     )
     intervention_threshold: float = param(
@@ -416,12 +419,26 @@ class OrchestratorConfig(Group):
         typical=(0.5, 0.95),
     )
     check_interval: int = param(100, "Steps between health checks.", ge=1, typical=(10, 1000))
+    autonomy_per_method: Autonomies = param(
+        (),
+        "Autonomy of single interventions where it is not that of the run, as method=autonomy: "
+        "[adjust_routing_temperature=auto, rollback_steps=ask].",
+    )
     enable_emergency_recovery: bool = param(
-        True, "Act at once in an emergency, whatever the autonomy.", available=False
+        True,
+        "Act at once in an emergency, also where a person would be asked; with autonomy observe it is only logged.",
     )
-    enable_architecture_adaptation: bool = param(
-        True, "Propose changes of the architecture, such as more experts.", available=False
+    enable_architecture_adaptation: bool = param(True, "Propose changes of the architecture, such as more experts.")
+    intervention_cooldown: int = param(
+        5, "Checks for which a cause rests after it was answered, so that the answer can show.", ge=0, typical=(1, 50)
     )
+    intervention_budget: int = param(
+        8,
+        "Interventions that autonomy auto makes within budget_window steps; further ones are put to a person.",
+        ge=0,
+        typical=(1, 50),
+    )
+    budget_window: int = param(1000, "Steps over which intervention_budget counts.", ge=1, typical=(100, 100000))
     proposal_expiry_steps: int = param(
         500, "Steps after which an unanswered proposal expires.", ge=1, typical=(20, 10000)
     )

@@ -28,7 +28,7 @@ from lumina.model.moe import STACKED, STACKED_BUFFERS, MoE
 from lumina.store.errors import Refusal
 
 MOE_KNOBS = ("routing_temperature", "capacity_factor", "load_balancing_weight", "expert_dropout")
-MOD_KNOBS = ("mod_capacity_factor", "mod_routing_temperature")
+MOD_KNOBS = ("mod_capacity_factor", "mod_routing_temperature", "mod_warmup_steps", "mod_anneal_steps")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 SEED_STRIDE = 1_000_003
 

@@ -139,6 +139,36 @@ class Controls(Protocol):
     def restore_expert(self, layer_idx: int, expert_idx: int) -> None:
         """Makes a pruned expert live again."""
 
+    @property
+    def position(self) -> int:
+        """Training sequences consumed: the number of the next one that is due."""
+
+    skipped: tuple[tuple[int, int], ...]
+    """Ranges [first, stop) of training sequences that no step takes."""
+
+    autonomy: str
+    """observe, ask or auto."""
+
+    @property
+    def paused(self) -> bool: ...
+
+    @property
+    def stopping(self) -> str | None:
+        """Why the run ends at the next boundary; None while it goes on."""
+
+    @property
+    def saved(self) -> str | None:
+        """The checkpoint of exactly this state, if there is one."""
+
+    def pause(self, paused: bool) -> None:
+        """Holds the run before its next step, or lets it go on."""
+
+    def save(self) -> None:
+        """Writes a checkpoint now."""
+
+    def stop(self, reason: str) -> None:
+        """Ends the run at the next boundary, with a checkpoint."""
+
 
 @dataclass(frozen=True)
 class ExpertCounts:
@@ -169,6 +199,8 @@ class Intervention:
     """
 
     declaration: ClassVar[Declaration]
+    once: ClassVar[bool] = False
+    """True where a restart must not repeat it: what it did to the run is over, or was saved."""
 
     def check(self, controls: Controls) -> None:
         """Raises `Refusal` when the action is impossible now."""
@@ -206,13 +238,16 @@ def arg(*, help: str, ge: float | None = None, le: float | None = None, gt: floa
     )
 
 
-def intervention(method: str, *, risk: Risk, affects: str, structural: bool = False) -> Callable[[T], T]:
+def intervention(
+    method: str, *, risk: Risk, affects: str, structural: bool = False, once: bool = False
+) -> Callable[[T], T]:
     """Turns an annotated class into a frozen dataclass with a `Declaration`."""
 
     def declare(cls: T) -> T:
         made = dataclass(frozen=True)(cls)
         args = tuple(_arg_of(field) for field in dataclasses.fields(made))  # type: ignore[arg-type]
         doc = (cls.__doc__ or "").strip()
+        made.once = once
         made.declaration = Declaration(method, "action", doc, risk, affects, structural, args)
         return cast("T", made)
 

@@ -10,11 +10,21 @@ from typing import Any
 
 from lumina.interventions.api import Declaration, Intervention, Risk
 from lumina.interventions.batch import AdjustBatchSize
-from lumina.interventions.depth import AdjustModCapacity
+from lumina.interventions.depth import AdjustModCapacity, AdjustModSchedule
 from lumina.interventions.experts import AddExpert, PruneExpert
-from lumina.interventions.optimizer import AdjustWeightDecay, EmergencyLrReduction
-from lumina.interventions.routing import AdjustCapacityFactor, AdjustRoutingTemperature, EnableExpertDropout
-from lumina.interventions.run import RollbackSteps
+from lumina.interventions.optimizer import (
+    AdjustGradientClip,
+    AdjustLearningRate,
+    AdjustWeightDecay,
+    EmergencyLrReduction,
+)
+from lumina.interventions.routing import (
+    AdjustCapacityFactor,
+    AdjustLoadBalancingWeight,
+    AdjustRoutingTemperature,
+    EnableExpertDropout,
+)
+from lumina.interventions.run import Checkpoint, EarlyStop, Pause, RollbackSteps, SetAutonomy, SkipDataRange
 from lumina.store.errors import Refusal
 
 ACTIONS: dict[str, type[Intervention]] = {
@@ -22,14 +32,23 @@ ACTIONS: dict[str, type[Intervention]] = {
     for action in (
         AdjustRoutingTemperature,
         AdjustCapacityFactor,
+        AdjustLoadBalancingWeight,
         EnableExpertDropout,
         AdjustModCapacity,
+        AdjustModSchedule,
         AddExpert,
         PruneExpert,
         AdjustBatchSize,
         AdjustWeightDecay,
+        AdjustGradientClip,
+        AdjustLearningRate,
         EmergencyLrReduction,
         RollbackSteps,
+        SkipDataRange,
+        Checkpoint,
+        Pause,
+        EarlyStop,
+        SetAutonomy,
     )
 }
 
@@ -59,7 +78,7 @@ def build(method: str, args: Mapping[str, Any]) -> Intervention:
         raise Refusal("unknown_method", f"there is no intervention {method!r}; available: {available}")
     declaration = known[method]
     if declaration.kind == "query":
-        raise Refusal("bad_argument", f"{method} is a query, not an intervention; it answers in status and in views")
+        raise Refusal("bad_argument", f"{method} is a query, not an intervention; ask it with lumina query")
     return ACTIONS[method](**declaration.parse(args))
 
 

@@ -10,7 +10,8 @@ from lumina.store.errors import Refusal
 class AddExpert(Intervention):
     """Adds an expert to one layer: a noisy copy of its busiest expert that takes over tokens over a short ramp.
 
-    The loss of the step at which it is applied does not change: the copy is masked until the next step.
+    The loss of the step at which it is applied does not change: the copy is masked until the next step. The capacity
+    factor grows with the number of experts, so that none of them loses room for it.
     """
 
     layer_idx: int = arg(ge=0, help="layer that gets the expert, counted from 0", unit="layer")
@@ -22,13 +23,22 @@ class AddExpert(Intervention):
         return {"source_expert": controls.experts(self.layer_idx).busiest}
 
     def apply(self, controls: Controls, resolved: Values) -> None:
+        before = controls.experts(self.layer_idx).total
         controls.add_expert(self.layer_idx, resolved["source_expert"])
+        factor = controls.find("capacity_factor")
+        if factor is not None:
+            controls.set("capacity_factor", rebalanced(factor, before, before + 1))
 
     def read_back(self, controls: Controls) -> Values:
-        return {"num_experts": controls.experts(self.layer_idx).total}
+        return {
+            "num_experts": controls.experts(self.layer_idx).total,
+            "capacity_factor": controls.find("capacity_factor"),
+        }
 
     def verify(self, before: Values, after: Values) -> bool:
-        return bool(after["num_experts"] == before["num_experts"] + 1)
+        experts, factor = before["num_experts"], before["capacity_factor"]
+        wanted = None if factor is None else rebalanced(factor, experts, experts + 1)
+        return bool(after == {"num_experts": experts + 1, "capacity_factor": wanted})
 
     def undo(self, controls: Controls, before: Values) -> None:
         found = controls.experts(self.layer_idx)
@@ -37,6 +47,8 @@ class AddExpert(Intervention):
                 "unsupported", f"layer {self.layer_idx} has lost experts, so the added one is not told; a rewind can"
             )
         controls.prune_expert(self.layer_idx, found.slots - 1)
+        if before["capacity_factor"] is not None:
+            controls.set("capacity_factor", before["capacity_factor"])
 
 
 @intervention("prune_expert", risk=Risk.CAREFUL, affects="experts", structural=True)
@@ -44,7 +56,8 @@ class PruneExpert(Intervention):
     """Takes an expert out of one layer: no token goes to it any more, and those left share its load and capacity.
 
     Its weights are frozen and stay in every checkpoint, so that undo brings it back. As many experts as a token needs
-    always stay. The other experts keep their numbers.
+    always stay. The other experts keep their numbers. The capacity factor stays: it is shared out among fewer, so
+    that each of them has the room for its part of what the lost one took.
     """
 
     layer_idx: int = arg(ge=0, help="layer that loses the expert, counted from 0", unit="layer")
@@ -64,14 +77,32 @@ class PruneExpert(Intervention):
 
     def read_back(self, controls: Controls) -> Values:
         found = controls.experts(self.layer_idx)
-        return {"num_experts": found.total, "pruned_experts": list(found.pruned)}
+        return {
+            "num_experts": found.total,
+            "pruned_experts": list(found.pruned),
+            "capacity_factor": controls.find("capacity_factor"),
+        }
 
     def verify(self, before: Values, after: Values) -> bool:
         gone = sorted([*before["pruned_experts"], self.expert_idx])
-        return bool(after == {"num_experts": before["num_experts"] - 1, "pruned_experts": gone})
+        factor = before["capacity_factor"]
+        if factor is not None:
+            factor = rebalanced(factor, before["num_experts"], before["num_experts"] - 1)
+        return bool(
+            after == {"num_experts": before["num_experts"] - 1, "pruned_experts": gone, "capacity_factor": factor}
+        )
 
     def undo(self, controls: Controls, before: Values) -> None:
         controls.restore_expert(self.layer_idx, self.expert_idx)
 
     def same(self, first: Values, second: Values) -> bool:
         return (self.expert_idx in first["pruned_experts"]) == (self.expert_idx in second["pruned_experts"])
+
+
+def rebalanced(factor: float, before: int, after: int) -> float:
+    """The capacity factor after the number of experts of a layer changed.
+
+    An expert takes factor x k x tokens / experts tokens. With more experts the factor grows in proportion: no expert
+    loses room. With fewer it stays: all of them together keep theirs.
+    """
+    return factor * max(after / before, 1.0)

@@ -53,6 +53,28 @@ class AdjustCapacityFactor(Intervention):
         controls.set("capacity_factor", before["capacity_factor"])
 
 
+@intervention("adjust_load_balancing_weight", risk=Risk.ROUTINE, affects="router")
+class AdjustLoadBalancingWeight(Intervention):
+    """How strongly the auxiliary loss evens out the load of the experts; 0 turns it off."""
+
+    weight: float = arg(ge=0.0, help="typical 0.001 to 0.1", unit="dimensionless")
+
+    def check(self, controls: Controls) -> None:
+        controls.get("load_balancing_weight")  # refused without experts, and where a bias balances them
+
+    def apply(self, controls: Controls, resolved: Values) -> None:
+        controls.set("load_balancing_weight", self.weight)
+
+    def read_back(self, controls: Controls) -> Values:
+        return {"load_balancing_weight": controls.get("load_balancing_weight")}
+
+    def verify(self, before: Values, after: Values) -> bool:
+        return bool(after["load_balancing_weight"] == self.weight)
+
+    def undo(self, controls: Controls, before: Values) -> None:
+        controls.set("load_balancing_weight", before["load_balancing_weight"])
+
+
 @intervention("enable_expert_dropout", risk=Risk.ROUTINE, affects="router")
 class EnableExpertDropout(Intervention):
     """Leaves each expert out of a training step by chance, so that tokens do not come to rely on few of them.

@@ -1,8 +1,9 @@
-"""Interventions on the course of the run itself. The trainer goes back; the action only says how far."""
+"""Interventions on the course of the run itself: back, around some data, held, saved, ended, left alone. The trainer
+does them; an action only says which."""
 
 from __future__ import annotations
 
-from lumina.interventions.api import Controls, Intervention, Risk, arg, intervention
+from lumina.interventions.api import Controls, Intervention, Risk, Values, arg, intervention
 from lumina.store.errors import Refusal
 
 
@@ -20,3 +21,113 @@ class RollbackSteps(Intervention):
             raise Refusal(
                 "out_of_range", f"rollback_steps: num_steps = {self.num_steps}, and the run is at step {controls.step}"
             )
+
+
+@intervention("skip_data_range", risk=Risk.CAREFUL, affects="data")
+class SkipDataRange(Intervention):
+    """Leaves a range of training sequences out, in the order in which the run comes to them.
+
+    A step that would meet the range starts behind it instead. The run takes as many steps as before.
+    """
+
+    sequences: int = arg(ge=1, help="how many are left out", unit="sequences")
+    first_sequence: int = arg(ge=-1, default=-1, help="where the range begins; -1 is the next one that is due",
+                              unit="sequences")  # fmt: skip
+
+    def check(self, controls: Controls) -> None:
+        first = self._first(controls)
+        if first + self.sequences <= controls.position:
+            raise Refusal(
+                "out_of_range",
+                f"skip_data_range: sequences {first} to {first + self.sequences - 1} lie behind the run, which comes "
+                f"to {controls.position} next",
+            )
+
+    def resolve(self, controls: Controls) -> Values:
+        return {"first_sequence": self._first(controls)}
+
+    def _first(self, controls: Controls) -> int:
+        return controls.position if self.first_sequence < 0 else self.first_sequence
+
+    def apply(self, controls: Controls, resolved: Values) -> None:
+        first = int(resolved["first_sequence"])
+        controls.skipped = (*controls.skipped, (first, first + self.sequences))
+
+    def read_back(self, controls: Controls) -> Values:
+        return {"skipped": [list(pair) for pair in controls.skipped]}
+
+    def verify(self, before: Values, after: Values) -> bool:
+        return len(after["skipped"]) == len(before["skipped"]) + 1
+
+    def undo(self, controls: Controls, before: Values) -> None:
+        controls.skipped = tuple((int(first), int(stop)) for first, stop in before["skipped"])
+
+
+@intervention("pause", risk=Risk.ROUTINE, affects="run", once=True)
+class Pause(Intervention):
+    """Holds the run before its next step, with everything in memory, until somebody lets it go on."""
+
+    def apply(self, controls: Controls, resolved: Values) -> None:
+        controls.pause(True)
+
+    def read_back(self, controls: Controls) -> Values:
+        return {"paused": controls.paused}
+
+    def verify(self, before: Values, after: Values) -> bool:
+        return bool(after["paused"])
+
+    def undo(self, controls: Controls, before: Values) -> None:
+        controls.pause(bool(before["paused"]))
+
+
+@intervention("checkpoint", risk=Risk.ROUTINE, affects="nothing", once=True)
+class Checkpoint(Intervention):
+    """Writes a checkpoint of the state after this step."""
+
+    def apply(self, controls: Controls, resolved: Values) -> None:
+        controls.save()
+
+    def read_back(self, controls: Controls) -> Values:
+        return {"checkpoint": controls.saved}
+
+    def verify(self, before: Values, after: Values) -> bool:
+        return after["checkpoint"] is not None
+
+
+@intervention("early_stop", risk=Risk.CAREFUL, affects="run", once=True)
+class EarlyStop(Intervention):
+    """Ends the run after this step, with a checkpoint. `lumina resume` continues it."""
+
+    def apply(self, controls: Controls, resolved: Values) -> None:
+        controls.stop("early stop, asked for by an intervention")
+
+    def read_back(self, controls: Controls) -> Values:
+        return {"stopping": controls.stopping}
+
+    def verify(self, before: Values, after: Values) -> bool:
+        return bool(after["stopping"])
+
+
+AUTONOMY = ("observe", "ask", "auto")
+
+
+@intervention("set_autonomy", risk=Risk.CAREFUL, affects="orchestrator")
+class SetAutonomy(Intervention):
+    """What becomes of the orchestrator's proposals from now on: only logged, put to a person, or made when confident.
+
+    Methods that have an autonomy of their own in the configuration keep it.
+    """
+
+    level: int = arg(ge=0, le=2, help="0 observe, 1 ask, 2 auto")
+
+    def apply(self, controls: Controls, resolved: Values) -> None:
+        controls.autonomy = AUTONOMY[self.level]
+
+    def read_back(self, controls: Controls) -> Values:
+        return {"autonomy": controls.autonomy}
+
+    def verify(self, before: Values, after: Values) -> bool:
+        return bool(after["autonomy"] == AUTONOMY[self.level])
+
+    def undo(self, controls: Controls, before: Values) -> None:
+        controls.autonomy = str(before["autonomy"])

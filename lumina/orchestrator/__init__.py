@@ -6,6 +6,6 @@ elsewhere. Its state is plain JSON and part of every checkpoint.
 
 from lumina.orchestrator.core import CheckResult, Orchestrator
 from lumina.orchestrator.health import Health, Issue
-from lumina.orchestrator.types import Finding, Proposal, RunFacts
+from lumina.orchestrator.types import Attempt, Finding, Proposal, RunFacts
 
-__all__ = ["CheckResult", "Finding", "Health", "Issue", "Orchestrator", "Proposal", "RunFacts"]
+__all__ = ["Attempt", "CheckResult", "Finding", "Health", "Issue", "Orchestrator", "Proposal", "RunFacts"]

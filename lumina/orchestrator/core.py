@@ -4,7 +4,7 @@ It only joins signals, detectors, policy, health and progress; each of them has 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,23 +13,27 @@ from lumina.config import Config
 from lumina.orchestrator import calibration
 from lumina.orchestrator.assessment import assess
 from lumina.orchestrator.chinchilla import Chinchilla
-from lumina.orchestrator.detectors import all_detectors
+from lumina.orchestrator.detectors import View, all_detectors, emergency_detectors, looks_wrong
 from lumina.orchestrator.effect import EffectMeter, Measured
+from lumina.orchestrator.figures import figures_of
 from lumina.orchestrator.health import Health, examine
-from lumina.orchestrator.policy import Policy
+from lumina.orchestrator.policy import Course, Policy
 from lumina.orchestrator.signals import Signals
-from lumina.orchestrator.types import Proposal, RunFacts
+from lumina.orchestrator.types import Attempt, Finding, Proposal, RunFacts
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What one check says. `withdrawn` has (id, why) pairs; `chinchilla` is JSON, with None where it is too early."""
+    """What one check says. `withdrawn` has (id, why) pairs; `chinchilla` and `figures` are JSON, with None where it is
+    too early; `findings` are everything that any detector saw, whatever becomes of it."""
 
     proposals: tuple[Proposal, ...]
     withdrawn: tuple[tuple[str, str], ...]
     expired: tuple[str, ...]
     health: Health
     chinchilla: dict[str, Any]
+    findings: tuple[Finding, ...] = ()
+    figures: Mapping[str, float | None] = field(default_factory=dict)
 
 
 class Orchestrator:
@@ -39,6 +43,7 @@ class Orchestrator:
         self.facts = facts
         self._signals = Signals(facts.moe_layers, config.orchestrator.check_interval)
         self._detectors = all_detectors()
+        self._emergencies = emergency_detectors()
         self._policy = Policy(config, facts, self._signals.rows)
         self._chinchilla = Chinchilla(config, facts)
         self._effects = EffectMeter(config.orchestrator.check_interval)
@@ -74,24 +79,54 @@ class Orchestrator:
         self._effects.remember_hurt(number, measured)
 
     def check(self, step: int, hparams: Mapping[str, float], open_proposals: Sequence[Mapping[str, Any]],
-              applied: Sequence[Mapping[str, Any]] = (),
-              record: calibration.Record | None = None) -> CheckResult:  # fmt: skip
-        """The opinion after `step`, given live values, the proposals (journalled documents) that are still open, and
-        the receipts of all interventions on this line, in order, and how earlier proposals ended (`record`)."""
-        findings = [f for detector in self._detectors for f in detector.find(self._signals, self.facts, hparams)]
+              applied: Sequence[Mapping[str, Any]] = (), record: calibration.Record | None = None,
+              past: Sequence[Attempt] = (), decided: Mapping[str, Any] | None = None) -> CheckResult:  # fmt: skip
+        """The opinion after `step`, given live values, the proposals (journalled documents) that are still open, the
+        receipts of all interventions on this line in order, how earlier proposals ended (`record`), what was done for
+        proposals on any line, and the live values as receipts left them (None: every change was decided)."""
+        view = self._view(step, hparams, past)
+        findings = [found for detector in self._detectors for found in detector.find(view)]
         findings += self._effects.findings(applied, open_proposals)
         trusted = calibration.adjust(findings, record or calibration.Record())
-        withdrawn, expired = self._policy.review(step, trusted, hparams, open_proposals)
-        proposals = self._policy.propose(step, trusted)
+        withdrawn, expired = self._policy.review(step, trusted, hparams, open_proposals, decided)
+        proposals = self._policy.propose(step, trusted, open_proposals, past)
         progress = self._chinchilla.check()
         health = assess(examine(self._signals, findings), trusted, progress)
+        figures = figures_of(view)
         self._signals.checked()
-        return CheckResult(tuple(proposals), tuple(withdrawn), tuple(expired), health, progress)
+        return CheckResult(
+            tuple(proposals),
+            tuple(withdrawn),
+            tuple(expired),
+            health,
+            progress,
+            tuple(findings),
+            figures,
+        )
+
+    def urgent(self) -> bool:
+        """Whether the newest step looks so wrong that an emergency must be asked for now; cheap enough for any step."""
+        return looks_wrong(self._signals)
+
+    def emergencies(self, step: int, hparams: Mapping[str, float], past: Sequence[Attempt] = (),
+                    record: calibration.Record | None = None) -> tuple[Proposal, ...]:  # fmt: skip
+        """Proposals that cannot wait for the next check."""
+        view = self._view(step, hparams, past)
+        found = [finding for detector in self._emergencies for finding in detector.find(view) if finding.emergency]
+        trusted = calibration.adjust(found, record or calibration.Record())
+        return tuple(self._policy.propose(step, trusted, (), past))
+
+    def course(self, step: int, proposal: Proposal, autonomy: str, past: Sequence[Attempt] = ()) -> Course:
+        """What becomes of a new proposal: `log`, `ask` or `act`."""
+        return self._policy.course(step, proposal, autonomy, past)
+
+    def _view(self, step: int, hparams: Mapping[str, float], past: Sequence[Attempt]) -> View:
+        return View(self._signals, self.facts, hparams, self._policy.attempts(step, past))
 
     def state(self) -> dict[str, Any]:
         """Everything that later opinions depend on, as plain JSON (floats survive exactly)."""
         return {
-            "v": 1,
+            "v": 2,
             "signals": self._signals.state(),
             "policy": self._policy.state(),
             "chinchilla": self._chinchilla.state(),
@@ -100,8 +135,8 @@ class Orchestrator:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continues from `state`. Raises ValueError when it belongs to another model or format."""
-        if state.get("v") != 1:
-            raise ValueError(f"orchestrator state of format {state.get('v')!r}; this version reads format 1")
+        if state.get("v") != 2:
+            raise ValueError(f"orchestrator state of format {state.get('v')!r}; this version reads format 2")
         self._signals.restore(state["signals"])
         self._policy.restore(state["policy"])
         self._chinchilla.restore(state["chinchilla"])

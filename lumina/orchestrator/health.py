@@ -20,6 +20,14 @@ RISE_WARNING, RISE_CRITICAL = 0.02, 0.2  # of the loss, from the first to the la
 RISE_SIGMAS = 4.0
 DROPPED_WARNING, DROPPED_CRITICAL = 0.25, 0.5  # share of the assignments that found no room
 FINDING_SHOWN = 0.5
+SAME = {  # what a detector calls the issues of this module
+    "non_finite": "non_finite",
+    "gradient_spike": "gradient_spike",
+    "gradient_explosion": "gradient_spike",
+    "divergence": "loss_rising",
+    "data_anomaly": "loss_rising",
+    "tokens_dropped": "tokens_dropped",
+}
 
 
 @dataclass(frozen=True)
@@ -54,10 +62,11 @@ def examine(signals: Signals, findings: Sequence[Finding]) -> Health:
     """All issues of the window, the worst first."""
     found = [_skipped(signals), _gradient(signals), _loss(signals), _dropped(signals)]
     issues = [issue for issue in found if issue is not None]
+    said = {issue.code for issue in issues}
     issues += [
         Issue(finding.cause, finding.severity, str(finding.evidence["summary"]), round(finding.confidence, 2))
         for finding in findings
-        if finding.confidence >= FINDING_SHOWN
+        if finding.confidence >= FINDING_SHOWN and finding.severity != "info" and SAME.get(finding.cause) not in said
     ]
     issues.sort(key=lambda issue: issue.severity != "critical")
     status = issues[0].severity if issues else "healthy"

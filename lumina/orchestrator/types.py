@@ -16,7 +16,7 @@ class RunFacts:
     """What does not change while a run trains. Layers are indices into the model.
 
     `flops_per_token` counts forward and backward; `run` only enters the ids of proposals, so that two runs need not
-    share them.
+    share them. `memory_bytes` is what the device has (0: unknown).
     """
 
     moe_layers: tuple[int, ...]
@@ -32,14 +32,28 @@ class RunFacts:
     tokens_per_epoch: float = 0.0
     epochs: EpochAdvice | None = None
     extended: bool = False  # a person gave it more steps than it was planned with
+    num_layers: int = 0
+    warmup_steps: int = 0
+    sequences_per_step: int = 1
+    memory_bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Act:
+    """One intervention of a remedy: a method of the catalogue and its arguments."""
+
+    method: str
+    args: Mapping[str, float | int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Finding:
     """What one detector sees now: the cause, how sure it is (0 to 1), and what would help.
 
-    `method` is None where nothing that exists would help (any more); the finding then only counts for health.
-    `watches` names the live values whose change makes the finding, and every proposal made from it, out of date.
+    `severity` is info, warning or critical. `method` is None where nothing that exists would help (any more); the
+    finding then only counts for health. `then` follows `method`, in that order. `watches` names the live values whose
+    change makes the finding, and every proposal made from it, out of date. An `emergency` does not wait for the next
+    check. `clock` marks what depends on the machine and the hour, which no state may remember.
     """
 
     cause: str
@@ -49,13 +63,29 @@ class Finding:
     method: str | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
     watches: tuple[str, ...] = ()
+    then: tuple[Act, ...] = ()
+    emergency: bool = False
+    clock: bool = False
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An intervention that was made for a proposal: the cause, the step after which, by whom (`alone`: nobody was
+    asked), and whether the run went back by it."""
+
+    cause: str
+    step: int
+    method: str
+    alone: bool
+    rewound: bool
 
 
 @dataclass(frozen=True)
 class Proposal:
     """One intervention put to a person (or, in autonomy `auto`, to the run itself).
 
-    `evidence` has `summary` (a sentence), `numbers`, `window` {first_step, last_step} and `threshold`.
+    `evidence` has `summary` (a sentence), `numbers`, `window` {first_step, last_step} and `threshold`. `then` lists the
+    interventions that follow the first one, in order: {method, args} each.
     """
 
     id: str
@@ -67,6 +97,8 @@ class Proposal:
     confidence: float
     expires_step: int
     default_at_expiry: str = "no change"
+    then: tuple[Act, ...] = ()
+    emergency: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "then": [dataclasses.asdict(act) for act in self.then]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from lumina.checkpoint import CanonicalState
 from lumina.interventions import ExpertCounts
 from lumina.model import surgery
@@ -9,11 +11,28 @@ from lumina.store.errors import Refusal
 from lumina.train.session import Session
 
 
+class Course(Protocol):
+    """What only the loop's own hand can do: hold, save and end the run."""
+
+    paused: bool
+    stopping: str | None
+
+    @property
+    def saved(self) -> str | None: ...
+
+    def pause(self, paused: bool) -> None: ...
+
+    def save(self) -> None: ...
+
+    def stop(self, reason: str) -> None: ...
+
+
 class LiveControls:
     """`lumina.interventions.Controls` over a session's engine and the loop's own state."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, run: Course) -> None:
         self._session = session
+        self._run = run
         self._engine = session.engine
         self._state = session.state
 
@@ -28,8 +47,6 @@ class LiveControls:
     def get(self, name: str) -> float:
         if name == "learning_rate":
             self._engine.set_hparams(learning_rate=self.next_learning_rate())
-        if name == "lr_scale":
-            return self._state.lr_scale
         value = self.find(name)
         if value is None:
             raise Refusal("unsupported", f"this run's model has no {name}")
@@ -76,6 +93,50 @@ class LiveControls:
 
     def restore_expert(self, layer_idx: int, expert_idx: int) -> None:
         self._engine.rebuild(surgery.restore_expert(self._engine.export_state(), layer_idx, expert_idx))
+
+    # The course of the run
+
+    @property
+    def position(self) -> int:
+        return self._state.position
+
+    @property
+    def skipped(self) -> tuple[tuple[int, int], ...]:
+        return tuple((first, stop) for first, stop in self._state.skipped)
+
+    @skipped.setter
+    def skipped(self, ranges: tuple[tuple[int, int], ...]) -> None:
+        self._state.skipped = [list(pair) for pair in ranges]
+
+    @property
+    def autonomy(self) -> str:
+        return self._session.autonomy
+
+    @autonomy.setter
+    def autonomy(self, level: str) -> None:
+        self._state.autonomy = level
+        self._session.tell_run()
+
+    @property
+    def paused(self) -> bool:
+        return self._run.paused
+
+    @property
+    def stopping(self) -> str | None:
+        return self._run.stopping
+
+    @property
+    def saved(self) -> str | None:
+        return self._run.saved
+
+    def pause(self, paused: bool) -> None:
+        self._run.pause(paused)
+
+    def save(self) -> None:
+        self._run.save()
+
+    def stop(self, reason: str) -> None:
+        self._run.stop(reason)
 
     def snapshot(self) -> tuple[CanonicalState, float]:
         """The engine's whole state, to be handed back to `restore` when an action did not verify."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lumina.orchestrator import Attempt
 from lumina.orchestrator.calibration import Record
 from lumina.store.journal import Entry
 
@@ -33,17 +34,57 @@ def extended(entries: Iterable[Entry]) -> int | None:
 
 
 @dataclass
+class Past:
+    """What was done for proposals, on any line: going back does not make a run forget that it has tried.
+
+    `causes` has the cause of every proposal ever made, `attempts` the first intervention of each that was carried out.
+    """
+
+    causes: dict[str, str] = field(default_factory=dict)
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def fold(self, entry: Entry) -> None:
+        """Takes one journal entry into account."""
+        if entry.type == "proposal":
+            self.causes[entry.id or ""] = str(entry.doc["cause"])
+            return
+        rewound = entry.type == "segment"
+        done = entry.doc.get("receipt") if rewound else entry.doc if entry.type == "applied" else None
+        if done and done.get("proposal") in self.causes and not done.get("follows"):
+            step = int(done["before"]["step"]) if rewound else entry.step
+            alone = done["author"].get("via") == "auto"
+            self.attempts.append(Attempt(self.causes[done["proposal"]], step, str(done["method"]), alone, rewound))
+
+    @classmethod
+    def before(cls, entries: Sequence[Entry], held: Iterable[Entry], seq: int) -> Past:
+        """What lies behind a run that goes on after journal position `seq`: that, and what the rewinds since have left.
+
+        `held` are the entries in force; those after `seq` are met again and are not past yet.
+        """
+        ahead = {entry.seq for entry in held if entry.seq > seq and entry.type != "segment"}
+        left = [entry.seq for entry in entries if entry.type == "segment" and entry.doc.get("cause") == "rewind"]
+        past = cls()
+        for entry in entries:
+            if entry.seq <= max([seq, *left]) and entry.seq not in ahead:
+                past.fold(entry)
+        return past
+
+
+@dataclass
 class Ledger:
-    """Proposals and where each stands."""
+    """Proposals and where each stands; `values` are the live values as the newest receipt about each left it."""
 
     proposals: dict[str, dict[str, Any]] = field(default_factory=dict)
     decided_at: dict[str, int] = field(default_factory=dict)
     applied: list[dict[str, Any]] = field(default_factory=list)  # receipts of what changed the model, in order
     record: Record = field(default_factory=Record)  # how proposals ended
+    values: dict[str, Any] = field(default_factory=dict)
 
     def fold(self, entry: Entry) -> None:
         """Takes one journal entry into account."""
         self.record.fold(entry.type, entry.id, entry.doc)
+        if entry.type == "applied":
+            self.values.update(entry.doc.get("after") or {})
         if entry.type == "proposal":
             self.proposals[entry.id or ""] = {**entry.doc, "state": "open"}
         elif entry.type == "decision":

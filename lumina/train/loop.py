@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,18 +71,19 @@ class Loop:
         """One optimizer step with everything that hangs on it."""
         session, state = self.session, self.session.state
         started = time.perf_counter()
+        samples = session.plan.sequences_per_step
+        state.position = first = after_skipped(state.position, samples, state.skipped)
         batches, ids = self._batches()
         waited = time.perf_counter() - started
         state.step += 1
         rate = session.plan.learning_rate(state.step) * state.lr_scale
         stats = session.engine.train_step(state.step, batches, rate)
         session.loader.record(ids, stats.sequence_losses)
-        samples = session.plan.sequences_per_step
         if stats.skipped:
             self._skipped(samples)
         state.position += samples
         seconds = time.perf_counter() - started
-        series = session.recorder.series(stats, samples=samples, seconds=seconds, waited=waited)
+        series = session.recorder.series(stats, first=first, samples=samples, seconds=seconds, waited=waited)
         self.newest, self.newest_arrays = series, stats.arrays
         session.writer.points(session.segment, state.step, series)
         session.writer.meta("step", state.step)
@@ -108,6 +109,8 @@ class Loop:
         if validated:
             seen.update(self._validate())
         self.oversight.after_step(step, seen, stats.arrays)
+        if session.state.step != step:
+            return  # the run went back
         if session.orchestrator.ended and not validated:
             self._validate()
         reasons = {
@@ -144,3 +147,11 @@ class Loop:
         if not session.replay.active(state.step - 1):
             session.commit("batch_skipped", f"{state.step}-{state.position}", doc)
         session.event("critical", "skip", "Non-finite loss or gradient: no update was applied; the batch is recorded")
+
+
+def after_skipped(position: int, samples: int, skipped: Iterable[Sequence[int]]) -> int:
+    """The first position from which a step of so many sequences meets no range that is left out."""
+    for first, stop in sorted((first, stop) for first, stop in skipped):
+        if position < stop and first < position + samples:
+            position = stop
+    return position

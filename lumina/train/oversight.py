@@ -5,9 +5,10 @@ It applies nothing unless the run's autonomy is `auto`; people's answers come th
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,9 @@ class Oversight:
         """Shows one step to the orchestrator, and lets it check when a check is due."""
         session = self.session
         session.orchestrator.observe(step, series, arrays)
-        if step % session.config.orchestrator.check_interval == 0:
+        if self.enabled and session.orchestrator.urgent():
+            self._emergency(step)
+        if session.state.step == step and step % session.config.orchestrator.check_interval == 0:
             self._check(step)
         self._conclude(step)
 
@@ -66,12 +69,25 @@ class Oversight:
                "confounded_by": others, "measured_step": step}  # fmt: skip
         session.commit("effect", receipt["id"], doc)
 
+    def _emergency(self, step: int) -> None:
+        """What cannot wait for the next check. While the journal is repeated, it decides."""
+        session = self.session
+        past, record = session.past.attempts, session.ledger.record
+        found = session.orchestrator.emergencies(step, self._live(), past, record)
+        if not session.replay.active(step):
+            self._propose_all(step, found)
+
+    def _live(self) -> dict[str, float]:
+        return {name: value for name, value in self.session.hparams().items() if value is not None}
+
     def _check(self, step: int) -> None:
         session = self.session
-        live = {name: value for name, value in session.hparams().items() if value is not None}
-        ledger = session.ledger
-        result = session.orchestrator.check(step, live, ledger.open(), ledger.applied, ledger.record)
+        ledger, past = session.ledger, session.past.attempts
+        result = session.orchestrator.check(
+            step, self._live(), ledger.open(), ledger.applied, ledger.record, past, ledger.values
+        )
         session.tell_health({**result.health.to_json(), "checked_step": step})
+        session.writer.meta("signals", json_numbers(result.figures))
         session.writer.meta("chinchilla", json_numbers(result.chinchilla))
         figures = {f"chinchilla.{name}": value for name, value in result.chinchilla.items() if name in CHARTED}
         session.writer.points(session.segment, step, figures)
@@ -82,31 +98,37 @@ class Oversight:
             self._decide(proposal_id, "expired", "nobody answered in time")
         for proposal_id, why in result.withdrawn:
             self._decide(proposal_id, "withdrawn", why)
-        for proposal in result.proposals:
-            self._propose(proposal)
+        self._propose_all(step, result.proposals)
 
-    def _propose(self, proposal: Proposal) -> None:
+    def _propose_all(self, step: int, proposals: Iterable[Proposal]) -> None:
+        for proposal in proposals:
+            if self.session.state.step == step:  # whatever else was found is another matter after a rewind
+                self._propose(step, proposal)
+
+    def _propose(self, step: int, proposal: Proposal) -> None:
         session = self.session
         if proposal.id in session.ledger.proposals:
             return
+        if proposal.id in session.past.causes:  # made before on a branch that was left; here it is another one
+            proposal = dataclasses.replace(proposal, id=uuid.uuid5(uuid.UUID(proposal.id), session.segment).hex)
         doc = {**proposal.to_json(), "state": "open"}
-        autonomy = session.config.orchestrator.autonomy
+        course = session.orchestrator.course(step, proposal, session.autonomy, session.past.attempts)
         log.info(
             "proposal %s: %s %s (confidence %.2f)", proposal.id, proposal.method, proposal.args, proposal.confidence
         )
-        if autonomy == "observe":
+        if course == "log":
             session.event("info", "observe", f"would propose {proposal.method} {proposal.args}: {summary(doc)}")
             return
         session.commit("proposal", proposal.id, doc)
-        if autonomy == "auto" and proposal.confidence >= session.config.orchestrator.intervention_threshold:
-            self._apply(proposal)
+        if course == "act":
+            self._apply(doc)
 
-    def _apply(self, proposal: Proposal) -> None:
-        receipt_id = uuid.uuid5(uuid.UUID(proposal.id), "auto").hex
+    def _apply(self, proposal: Mapping[str, Any]) -> None:
+        receipt_id = uuid.uuid5(uuid.UUID(proposal["id"]), f"auto/{self.session.segment}").hex
         try:
-            self.steering.carry_out(proposal.to_json(), proposal.args, ORCHESTRATOR, receipt_id)
+            self.steering.carry_out(proposal, proposal["args"], ORCHESTRATOR, id=receipt_id)
         except Refusal as refusal:
-            self._decide(proposal.id, "rejected", refusal.message)
+            self._decide(proposal["id"], "rejected", refusal.message)
 
     def _decide(self, proposal_id: str, decision: str, why: str) -> None:
         doc = {"proposal": proposal_id, "decision": decision, "author": ORCHESTRATOR, "why": why}

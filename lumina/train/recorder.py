@@ -22,6 +22,8 @@ UNITS: dict[str, str] = {
     "perplexity": "",
     "accuracy": "fraction",
     "learning_rate": "",
+    "lr_scale": "",
+    "data.position": "sequences",
     "grad_norm": "",
     "grad_norm_variance": "",
     "throughput": "tokens/s",
@@ -29,6 +31,7 @@ UNITS: dict[str, str] = {
     "step_seconds": "s",
     "tokens": "tokens",
     "memory_rss": "bytes",
+    "memory_available": "bytes",
     "memory_allocated": "bytes",
     "memory_reserved": "bytes",
     "val_loss": "nats",
@@ -73,6 +76,7 @@ WALL_CLOCK = frozenset(
         "samples_per_second",
         "step_seconds",
         "memory_rss",
+        "memory_available",
         "memory_allocated",
         "memory_reserved",
         "checkpoint.stall_seconds",
@@ -89,14 +93,17 @@ class Recorder:
         self.state = state
         self._process = psutil.Process()
         self._rss = float(self._process.memory_info().rss)
+        self._available = float(psutil.virtual_memory().available)
 
-    def series(self, stats: StepStats, *, samples: int, seconds: float, waited: float) -> dict[str, float]:
-        """All series of one step. `seconds` is the whole step, `waited` the part spent waiting for data."""
+    def series(self, stats: StepStats, *, first: int, samples: int, seconds: float, waited: float) -> dict[str, float]:
+        """All series of one step. `first` is its first sequence, `seconds` the whole step, `waited` the part spent
+        waiting for data."""
         loss = self._window("loss", stats.loss)
         norm = self._window("grad_norm", stats.grad_norm)
         self.state.tokens += stats.tokens
         if self.state.step % 10 == 1:
             self._rss = float(self._process.memory_info().rss)
+            self._available = float(psutil.virtual_memory().available)
         return {
             **stats.series,
             "loss": stats.loss,
@@ -105,6 +112,8 @@ class Recorder:
             "perplexity": perplexity(stats.loss),
             "accuracy": stats.accuracy,
             "learning_rate": stats.learning_rate,
+            "lr_scale": self.state.lr_scale,
+            "data.position": float(first),
             "grad_norm": stats.grad_norm,
             "grad_norm_variance": statistics.pvariance(norm) if norm else math.nan,
             "throughput": stats.tokens / seconds,
@@ -114,6 +123,7 @@ class Recorder:
             "data.wait_share": waited / seconds,
             "tokens": float(self.state.tokens),
             "memory_rss": self._rss,
+            "memory_available": self._available,
             **cuda_memory(),
         }
 
@@ -137,6 +147,7 @@ def cuda_memory() -> dict[str, float]:
     if not torch.cuda.is_available():
         return {}
     return {
+        "memory_available": float(torch.cuda.mem_get_info()[0]),
         "memory_allocated": float(torch.cuda.memory_allocated()),
         "memory_reserved": float(torch.cuda.memory_reserved()),
     }

@@ -70,6 +70,11 @@ class Saver:
         """A copy of the engine's state with the loop's and the orchestrator's in its meta."""
         return self._whole(self.session.engine.export_state())
 
+    @property
+    def saved(self) -> Path | None:
+        """The durable checkpoint of exactly this state, if there is one."""
+        return self._saved[1] if self._saved is not None and self._saved[0] == self._now else None
+
     def request(self, reason: str, told: Told | None = None) -> None:
         """A checkpoint of the state after the current step, in the background; `told` hears when it is durable."""
         started, listeners = time.monotonic(), [told] if told else []

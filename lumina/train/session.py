@@ -19,7 +19,7 @@ from lumina.store.journal import Entry, Journal
 from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
 from lumina.store.writer import StoreWriter
-from lumina.train.history import Ledger, Replay
+from lumina.train.history import Ledger, Past, Replay
 from lumina.train.plan import Plan
 from lumina.train.recorder import Recorder
 from lumina.train.state import TrainState
@@ -32,7 +32,7 @@ def training_loader(dataset: Dataset, plan: Plan) -> Loader:
 
 @dataclass
 class Session:
-    """The parts of a running trainer; `state` and `ledger` are the only ones that change from step to step."""
+    """The parts of a running trainer; `state`, `ledger` and `past` are the only ones that change from step to step."""
 
     paths: RunPaths
     config: Config
@@ -56,6 +56,12 @@ class Session:
     health: dict[str, Any] = field(default_factory=lambda: {"status": "healthy", "issues": []})
     problems: dict[str, str] = field(default_factory=dict)
     was_ended: bool = False
+    past: Past = field(default_factory=Past)
+
+    @property
+    def autonomy(self) -> str:
+        """What may be done without a person: as set last in this run, else as configured."""
+        return self.state.autonomy or self.config.orchestrator.autonomy
 
     @property
     def validation_sequences(self) -> int:
@@ -75,7 +81,7 @@ class Session:
     def hparams(self) -> dict[str, float | None]:
         """Every live value, read where it is in force."""
         batches = {"batch_size": self.batch_size, "gradient_accumulation_steps": self.accumulation}
-        return {**self.engine.get_hparams(), **batches}
+        return {**self.engine.get_hparams(), "lr_scale": self.state.lr_scale, **batches}
 
     def recreate_loader(self) -> None:
         """A new loader over the run's data; the position is the session's, so that the next batch is the one due."""
@@ -93,6 +99,11 @@ class Session:
         """Takes over what a canonical state remembers of single sequences."""
         if self.loader.history is not None:
             self.loader.history.restore({name: table.numpy() for name, table in tables.items()})
+
+    def tell_run(self) -> None:
+        """Shows what the run is, and what may be done in it without a person."""
+        about = {"name": self.paths.root.name, "preset": self.config.preset, "autonomy": self.autonomy}
+        self.writer.meta("run", about)
 
     def tell_live(self) -> None:
         """Shows what an intervention or a rewind may have changed."""
@@ -129,6 +140,7 @@ class Session:
         self.lock.ensure()
         entry = self.journal.append(type, self.segment, self.state.step, id, dict(doc))
         self.ledger.fold(entry)
+        self.past.fold(entry)
         self.writer.entry(entry)
         return entry
 

@@ -31,10 +31,11 @@ from lumina.store.journal import Entry, Journal, entries_on_line, recorded_data
 from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
 from lumina.store.writer import StoreWriter
-from lumina.train.history import Ledger, Replay, answered, extended
+from lumina.train.history import Ledger, Past, Replay, answered, extended
 from lumina.train.interrupts import Interrupts, StoppedEarly
 from lumina.train.plan import Plan, make_plan
 from lumina.train.recorder import UNITS, Recorder
+from lumina.train.schedule import warmup_length
 from lumina.train.session import Session, training_loader
 from lumina.train.state import TrainState
 from lumina.train.undo import abandon_off_line
@@ -74,7 +75,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
         engine.restore_state(start)
     state = TrainState.from_json(start.meta["trainer"]) if start else TrainState()
     more = steps is not None or extended(history) is not None
-    orchestrator = Orchestrator(config, _facts(config, dataset, plan, more))
+    orchestrator = Orchestrator(config, _facts(config, dataset, plan, more, hardware))
     if start:
         orchestrator.restore(start.meta["orchestrator"])
     if not loaded:
@@ -110,6 +111,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
         segment=segment,
         fingerprint=fingerprint,
         was_ended=bool(history) and history[-1].type == "end",
+        past=Past.before(history, held, fork_seq),
     )
     if start is not None:
         session.restore_sidecar(start.sidecar)
@@ -216,7 +218,7 @@ def _plan(config: Config, dataset: Dataset, history: list[Entry], steps: int | N
     return plan
 
 
-def _facts(config: Config, dataset: Dataset, plan: Plan, more: bool) -> RunFacts:
+def _facts(config: Config, dataset: Dataset, plan: Plan, more: bool, hardware: Hardware) -> RunFacts:
     counts = count_parameters(config, dataset.vocab_size)
     return RunFacts(
         moe_layers=config.moe_layers,
@@ -231,6 +233,10 @@ def _facts(config: Config, dataset: Dataset, plan: Plan, more: bool) -> RunFacts
         tokens_per_epoch=float(dataset.tokens_per_epoch),
         epochs=recommended_epochs(config, counts, dataset.tokens_per_epoch),
         extended=more,
+        num_layers=config.model.num_layers,
+        warmup_steps=warmup_length(config.training, plan.total_steps),
+        sequences_per_step=plan.sequences_per_step,
+        memory_bytes=float(hardware.memory_bytes),
     )
 
 
@@ -251,9 +257,7 @@ def _tell(session: Session, hardware: Hardware, precision: PrecisionChoice, thre
     counts = count_parameters(config, session.dataset.vocab_size)
     flops = flops_per_token(config, config.sequence_length, session.dataset.vocab_size)
     writer.declare_series(UNITS)
-    writer.meta(
-        "run", {"name": session.paths.root.name, "preset": config.preset, "autonomy": config.orchestrator.autonomy}
-    )
+    session.tell_run()
     writer.meta("total_steps", session.plan.total_steps)
     writer.meta("total_steps_reason", session.plan.reason)
     writer.meta("device", {"name": hardware.name, "kind": hardware.device, "threads": threads, **session.fingerprint})

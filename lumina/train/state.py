@@ -14,13 +14,16 @@ from typing import Any
 @dataclass
 class TrainState:
     """Counters and live values of the loop. `step` is the last attempted step, `position` the sequences consumed;
-    `batch_size` is None while it is the configuration's, `val_step` the step of the newest validation."""
+    `batch_size` and `autonomy` are None while they are the configuration's; `skipped` has the ranges of sequences
+    [first, stop) that no step takes; `val_step` is the step of the newest validation."""
 
     step: int = 0
     position: int = 0
     tokens: int = 0
     lr_scale: float = 1.0
     batch_size: int | None = None
+    autonomy: str | None = None
+    skipped: list[list[int]] = field(default_factory=list)
     val_loss: float | None = None
     val_step: int | None = None
     best_val_loss: float | None = None

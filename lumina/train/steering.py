@@ -18,7 +18,7 @@ from lumina.interventions.run import RollbackSteps
 from lumina.store.errors import Refusal
 from lumina.store.inbox import Command
 from lumina.store.journal import Entry
-from lumina.train import undo
+from lumina.train import remedy, undo
 from lumina.train.controls import LiveControls
 from lumina.train.history import CHANGES_THE_MODEL
 from lumina.train.interrupts import Interrupts
@@ -41,7 +41,7 @@ class Steering:
         self.session = session
         self.saver = saver
         self.interrupts = interrupts
-        self.controls = LiveControls(session)
+        self.controls = LiveControls(session, self)
         self.paused = False
         self._awaited: set[str] = set()  # commands that are answered when their checkpoint is durable
         self.stopping: str | None = None
@@ -66,8 +66,13 @@ class Steering:
                 receipt = self._receipt(command, "refused", reason=f"the run is {state}", code="not_running")
                 self._close(command, "refused", receipt)
 
+    def carry_out(self, proposal: Mapping[str, Any], args: Mapping[str, Any], author: Author, *,
+                  id: str) -> dict[str, Any]:  # fmt: skip
+        """Makes what a proposal asks for; see `remedy.carry_out`."""
+        return remedy.carry_out(self, proposal, args, author, id=id)
+
     def intervene(self, method: str, args: Mapping[str, Any], author: Author, *, id: str | None = None,
-                  proposal: str | None = None, kind: str = "intervene") -> dict[str, Any]:  # fmt: skip
+                  proposal: str | None = None, kind: str = "intervene", **about: Any) -> dict[str, Any]:  # fmt: skip
         """Applies one intervention now and returns its receipt.
 
         Raises `Refusal` when it cannot be: nothing has changed then.
@@ -75,7 +80,7 @@ class Steering:
         action = build(method, args)
         action.check(self.controls)
         if isinstance(action, RollbackSteps):
-            return self._rollback(action, author, id or uuid.uuid4().hex, proposal, kind)
+            return self._rollback(action, author, id or uuid.uuid4().hex, proposal, kind, about)
         if action.declaration.structural:
             self.saver.save("intervention")
         resolved = action.resolve(self.controls)
@@ -92,16 +97,10 @@ class Steering:
             before=before,
             after=after,
             resolved=resolved,
+            **about,
         )
-        self._applied(done)
+        self._applied(done, changed=not action.once)
         return done
-
-    def carry_out(self, proposal: Mapping[str, Any], args: Mapping[str, Any], author: Author,
-                  id: str) -> dict[str, Any]:  # fmt: skip
-        """Does what an approved proposal asks for, an intervention or an undo. Raises `Refusal` as `intervene` does."""
-        if proposal["method"] == "undo":
-            return self.undo(str(args["receipt"]), author, id=id, proposal=proposal["id"])
-        return self.intervene(proposal["method"], args, author, id=id, proposal=proposal["id"], kind="approve")
 
     def undo(self, wanted: str, author: Author, *, id: str, proposal: str | None = None) -> dict[str, Any]:
         """Sets the old values of receipt `wanted` again and returns the receipt of that. Raises `Refusal`."""
@@ -127,14 +126,14 @@ class Steering:
             raise Refusal("verify_failed", f"{method}: read back {after} after {before}; the old values are restored")
         return before, after
 
-    def _applied(self, receipt: dict[str, Any]) -> None:
+    def _applied(self, receipt: dict[str, Any], changed: bool = True) -> None:
         session = self.session
         session.commit("applied", receipt["id"], receipt)
         session.answered[receipt["id"]] = receipt
         pending = {"state": "pending", "method": receipt["method"], "due_step": self._measure()}
         session.commit("effect", receipt["id"], pending)
         session.tell_live()
-        self.saver.changes += 1
+        self.saver.changes += changed
         log.info("applied %s %s: %s -> %s", receipt["method"], receipt["args"], receipt["before"], receipt["after"])
 
     def _measure(self) -> int:
@@ -196,8 +195,7 @@ class Steering:
             self._checkpoint(command)
             return None
         if command.kind == "stop":
-            self.stopping = f"stop, asked for by {author.get('name', '?')}"
-            self.session.writer.meta("state", "stopping")
+            self.stop(f"stop, asked for by {author.get('name', '?')}")
             return self._receipt(command, "verified", after={"state": "stopping"})
         raise Refusal("unsupported", f"{command.kind} is not available yet")
 
@@ -217,7 +215,7 @@ class Steering:
         proposal = self._open_proposal(command)
         self._check_still_meant(proposal)
         args = {**proposal["args"], **(command.args or {})}
-        return self.carry_out(proposal, args, command.author, command.id)
+        return self.carry_out(proposal, args, command.author, id=command.id)
 
     def _reject(self, command: Command) -> dict[str, Any]:
         proposal = self._open_proposal(command)
@@ -239,7 +237,7 @@ class Steering:
         return self._rewind(found, self._receipt(command, "verified", method=entry.doc["method"], undoes=wanted))
 
     def _rollback(self, action: RollbackSteps, author: Author, id: str, proposal: str | None,
-                  kind: str) -> dict[str, Any]:  # fmt: skip
+                  kind: str, about: Mapping[str, Any]) -> dict[str, Any]:  # fmt: skip
         self.saver.settle()
         goal = self.session.state.step - action.num_steps
         found = undo.checkpoint_before(self.session, lambda manifest: manifest.step <= goal, f"step {goal}")
@@ -252,6 +250,7 @@ class Steering:
             args={"num_steps": action.num_steps},
             author=author,
             proposal=proposal,
+            **about,
         )
         return self._rewind(found, asked)
 
@@ -282,9 +281,29 @@ class Steering:
                 why = f"{later['method']} changed it at step {later['step']}"
                 raise Refusal("stale", f"proposal {proposal['id']} was made for another state: {why}")
 
-    def _pause(self, command: Command, paused: bool) -> dict[str, Any]:
-        before, self.paused = self.paused, paused
+    def pause(self, paused: bool) -> None:
+        """Holds the run before its next step, or lets it go on."""
+        self.paused = paused
         self.session.writer.meta("state", "paused" if paused else "running")
+
+    def stop(self, reason: str) -> None:
+        """Ends the run at the next boundary, with a checkpoint."""
+        self.stopping = reason
+        self.session.writer.meta("state", "stopping")
+
+    @property
+    def saved(self) -> str | None:
+        """The checkpoint of exactly this state, if there is one."""
+        path = self.saver.saved
+        return None if path is None else path.name
+
+    def save(self) -> None:
+        """Writes a checkpoint now."""
+        self.saver.save("manual")
+
+    def _pause(self, command: Command, paused: bool) -> dict[str, Any]:
+        before = self.paused
+        self.pause(paused)
         words = {True: "paused", False: "running"}
         return self._receipt(command, "verified", before={"state": words[before]}, after={"state": words[paused]})
 
@@ -331,6 +350,7 @@ class Steering:
         """Re-applies journalled decisions at the steps where they were made, under their old ids."""
         for entry in self.session.replay.due(self.session.state.step):
             self.session.ledger.fold(entry)
+            self.session.past.fold(entry)
             self._repeat_one(entry)
 
     def _repeat_one(self, entry: Entry) -> None:
@@ -339,6 +359,9 @@ class Steering:
 
     def _reapply(self, entry: Entry) -> None:
         doc = entry.doc
+        if doc["kind"] != "undo" and ACTIONS[doc["method"]].once:
+            self._measure()
+            return
         self._once_more(doc)
         self.saver.changes += 1
         self._measure()

@@ -102,6 +102,7 @@ def rewind(session: Session, state: CanonicalState, manifest: Manifest, receipt:
     }
     entry = session.journal.append("segment", session.segment, manifest.step, session.segment, doc)
     session.writer.entry(entry)
+    session.past.fold(entry)
     session.ledger = Ledger.of(entries_on_line(session.journal.entries))
     session.replay = Replay([], manifest.step)
     session.answered[receipt["id"]] = full

@@ -22,7 +22,7 @@ from lumina.data import DataError, Loader, prepare
 from lumina.data.loader import THREAD_NAME
 from lumina.model import surgery
 from lumina.model.mod import DepthRouter
-from lumina.orchestrator import Orchestrator, Proposal, RunFacts
+from lumina.orchestrator import Attempt, Orchestrator, Proposal, RunFacts
 from lumina.train.setup import _plan
 
 DIGITS = 5  # significant digits: two sums in another order are no other behaviour
@@ -306,16 +306,57 @@ def token_goal(**changes: Any) -> int:
 
 def proposals(**changes: Any) -> tuple[Proposal, ...]:
     """What a check proposes for a router that uses less than half of its experts."""
-    made = config(check_interval=30, **changes)
+    watching = _watching(check_interval=30, **changes)
+    _show(watching, range(1, 31))
+    return watching.check(30, {"routing_temperature": 1.0}, []).proposals
+
+
+def _watching(**changes: Any) -> Orchestrator:
+    made = config(**changes)
     counts = count_parameters(made, VOCAB)
     facts = RunFacts((0, 1), (0, 1), 4, 2, counts.total, counts.active, 1e6, token_budget(made, counts), 300)
-    watching = Orchestrator(made, facts)
-    for step in range(1, 31):
+    return Orchestrator(made, facts)
+
+
+def _show(watching: Orchestrator, steps: range, entropy: float = 0.45,
+          load: tuple[float, ...] = (0.45, 0.45, 0.05, 0.05)) -> None:  # fmt: skip
+    for step in steps:
         series = {"loss": 3.0, "grad_norm": 1.0, "tokens": float(step * LENGTH)}
-        series |= {f"moe.routing_entropy.layer{layer}": 0.45 for layer in (0, 1)}
-        load = np.array([[0.45, 0.45, 0.05, 0.05]] * 2, dtype=np.float32)
-        watching.observe(step, series, {"expert_load": load, "expert_live": np.ones_like(load)})
-    return watching.check(30, {"routing_temperature": 1.0}, []).proposals
+        series |= {f"moe.routing_entropy.layer{layer}": entropy for layer in (0, 1)}
+        shares = np.array([load] * 2, dtype=np.float32)
+        watching.observe(step, series, {"expert_load": shares, "expert_live": np.ones_like(shares)})
+
+
+def proposed_for_a_dead_expert(**changes: Any) -> list[str]:
+    watching = _watching(check_interval=30, **changes)
+    _show(watching, range(1, 31), entropy=0.9, load=(0.34, 0.33, 0.33, 0.0))
+    return [proposal.method for proposal in watching.check(30, {"routing_temperature": 1.0}, []).proposals]
+
+
+def asked_again(**changes: Any) -> list[int]:
+    """The steps at which a collapse is proposed a remedy, when each proposal is rejected at once."""
+    watching, found = _watching(check_interval=30, **changes), []
+    for step in range(30, 301, 30):
+        _show(watching, range(step - 29, step + 1))
+        found += [proposal.step for proposal in watching.check(step, {"routing_temperature": 1.0}, []).proposals]
+    return found
+
+
+def courses(**changes: Any) -> list[str]:
+    """What becomes of a routine proposal, of one that adds an expert and of an emergency, two hundred steps after one
+    intervention and twenty after two more."""
+    watching = _watching(**changes)
+    past = [Attempt("router_collapse", step, "adjust_routing_temperature", True, False) for step in (100, 280, 290)]
+    return [
+        watching.course(
+            300, Proposal(method, 300, method, {}, method, {}, 0.9, 400, emergency=urgent), _autonomy(changes), past
+        )
+        for method, urgent in (("adjust_routing_temperature", False), ("add_expert", False), ("rollback_steps", True))
+    ]
+
+
+def _autonomy(changes: dict[str, Any]) -> str:
+    return str(config(**changes).orchestrator.autonomy)
 
 
 def progress(name: str) -> Callable[..., Any]:

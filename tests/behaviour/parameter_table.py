@@ -133,6 +133,14 @@ OVERSIGHT = {
     "orchestrator.intervention_threshold": Case(see.proposed, 0.75, 0.95),
     "orchestrator.check_interval": Case(lambda **c: trained(**c).steps_of("chinchilla.progress"), 2, 3),
     "orchestrator.proposal_expiry_steps": Case(see.expiry, 200, 300),
+    "orchestrator.autonomy_per_method": Case(
+        see.courses, (), "add_expert=auto", "add_expert=observe", "adjust_routing_temperature=auto", autonomy="ask"
+    ),
+    "orchestrator.enable_emergency_recovery": Case(see.courses, True, False, autonomy="ask"),
+    "orchestrator.enable_architecture_adaptation": Case(see.proposed_for_a_dead_expert, True, False),
+    "orchestrator.intervention_cooldown": Case(see.asked_again, 2, 5),
+    "orchestrator.intervention_budget": Case(see.courses, 2, 8, autonomy="auto"),
+    "orchestrator.budget_window": Case(see.courses, 10, 1000, autonomy="auto", intervention_budget=2),
     "chinchilla.auto_epoch_scaling": Case(see.total_steps, True, False, num_epochs=1),
     "chinchilla.chinchilla_multiplier": Case(see.token_goal, 20.0, 30.0),
     "chinchilla.chinchilla_basis": Case(see.token_goal, "total", "active"),

@@ -77,5 +77,4 @@ def test_the_parameters_of_this_version_are_available() -> None:
     refused = {info.path for info in parameters() if info.available is False}
     assert refused == {
         *("optimization." + name for name in ("use_deepspeed", "zero_stage", "cpu_offload")),
-        *("orchestrator." + name for name in ("enable_emergency_recovery", "enable_architecture_adaptation")),
     }

@@ -116,7 +116,8 @@ def test_an_added_expert_is_taken_back_in_place(tmp_path: Path) -> None:
         trainer.train(until=4)
         added = applied(trainer)[0].doc
         done = trainer._steering.undo(added["id"], {"name": "a", "via": "test"}, id=new_id())
-        assert (added["after"], done["after"]) == ({"num_experts": 9}, {"num_experts": 8})
+        assert added["after"] == {"num_experts": 9, "capacity_factor": 1.25 * 9 / 8}
+        assert done["after"] == {"num_experts": 8, "capacity_factor": 1.25}
         trainer.train(until=6)
         assert trainer._loop.newest_arrays["expert_live"][1].tolist() == [1.0] * 8 + [0.0]
 

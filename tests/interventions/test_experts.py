@@ -43,8 +43,8 @@ def test_a_pruned_expert_takes_no_token_and_the_others_go_on(tmp_path: Path, opt
         assert load(trainer)[PRUNED] > 0 or "expert_dropout" in options
         trainer.prune_expert(0, PRUNED)
         receipt = applied(trainer)[-1].doc
-        assert receipt["before"] == {"num_experts": 8, "pruned_experts": []}
-        assert receipt["after"] == {"num_experts": 7, "pruned_experts": [PRUNED]}
+        assert receipt["before"] == {"num_experts": 8, "pruned_experts": [], "capacity_factor": 1.25}
+        assert receipt["after"] == {"num_experts": 7, "pruned_experts": [PRUNED], "capacity_factor": 1.25}
         routers = canonical(trainer).params["layers.0.moe.router"]
         for step in range(4, 8):
             trainer.train(until=step)
@@ -122,7 +122,7 @@ def test_an_added_expert_may_be_pruned_and_a_pruned_one_is_never_copied(tmp_path
         trainer.prune_expert(0, busiest)
         trainer.add_expert(0)
         assert applied(trainer)[-1].doc["resolved"]["source_expert"] != busiest
-        assert applied(trainer)[-1].doc["after"] == {"num_experts": 8}
+        assert applied(trainer)[-1].doc["after"] == {"num_experts": 8, "capacity_factor": pytest.approx(1.25 * 8 / 7)}
         trainer.train(until=5)
         assert load(trainer)[8] > 0
         trainer.prune_expert(0, 8)

@@ -18,7 +18,19 @@ SENT: list[tuple[str, dict[str, float], dict[str, Any], dict[str, Any]]] = [
     ("adjust_capacity_factor", {"factor": 0.8}, {"capacity_factor": 1.25}, {"capacity_factor": 0.8}),
     ("enable_expert_dropout", {"dropout_prob": 0.1}, {"expert_dropout": 0.0}, {"expert_dropout": 0.1}),
     ("adjust_mod_capacity", {"capacity_factor": 0.7}, {"mod_capacity_factor": 0.5}, {"mod_capacity_factor": 0.7}),
-    ("add_expert", {"layer_idx": 1}, {"num_experts": 8}, {"num_experts": 9}),
+    (
+        "adjust_load_balancing_weight",
+        {"weight": 0.05},
+        {"load_balancing_weight": 0.01},
+        {"load_balancing_weight": 0.05},
+    ),
+    (
+        "adjust_mod_schedule",
+        {"warmup_steps": 5, "anneal_steps": 10, "target": 0.6},
+        {"mod_warmup_steps": 0, "mod_anneal_steps": 0, "mod_capacity_factor": 0.7},
+        {"mod_warmup_steps": 5, "mod_anneal_steps": 10, "mod_capacity_factor": 0.6},
+    ),
+    ("add_expert", {"layer_idx": 1}, {"num_experts": 8, "capacity_factor": 0.8}, {"num_experts": 9}),
     (
         "prune_expert",
         {"layer_idx": 0, "expert_idx": 2},
@@ -33,8 +45,20 @@ SENT: list[tuple[str, dict[str, float], dict[str, Any], dict[str, Any]]] = [
     ),
     ("adjust_weight_decay", {"weight_decay": 0.05}, {"weight_decay": 0.01}, {"weight_decay": 0.05}),
     ("emergency_lr_reduction", {"reduction_factor": 4}, {"lr_scale": 1.0}, {"lr_scale": 0.25}),
+    ("adjust_learning_rate", {"factor": 2}, {"lr_scale": 0.25}, {"lr_scale": 0.5}),
+    ("adjust_gradient_clip", {"max_norm": 0.5}, {"gradient_clip_val": 1.0}, {"gradient_clip_val": 0.5}),
+    (
+        "skip_data_range",
+        {"first_sequence": 900_000, "sequences": 8},
+        {"skipped": []},
+        {"skipped": [[900_000, 900_008]]},
+    ),
+    ("checkpoint", {}, {}, {}),
+    ("set_autonomy", {"level": 2}, {"autonomy": "ask"}, {"autonomy": "auto"}),
 ]
-ELSEWHERE = {"rollback_steps"}  # test_undo.py
+ELSEWHERE = {"rollback_steps", "pause", "early_stop"}  # test_undo.py, and at the end
+
+UNSHOWN = {"add_expert", "prune_expert", "skip_data_range", "checkpoint", "set_autonomy"}
 
 
 def test_every_intervention_leaves_a_receipt_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -51,7 +75,7 @@ def test_every_intervention_leaves_a_receipt_and_the_run_goes_on(tmp_path: Path)
         live = run.status()["hparams"]
         shown = {name: value for name, value in after.items() if name in live}
         assert {name: live[name] for name in shown} == shown
-        assert shown or method in ("add_expert", "prune_expert", "emergency_lr_reduction")
+        assert shown or method in UNSHOWN
     until(lambda: run.status()["layers"]["experts"] == {"0": 7, "1": 9})
     refused = run.intervene("adjust_batch_size", new_batch_size=3).wait()
     assert (refused["state"], refused["code"]) == ("refused", "out_of_range")
@@ -59,5 +83,11 @@ def test_every_intervention_leaves_a_receipt_and_the_run_goes_on(tmp_path: Path)
     with pytest.raises(lumina.Refusal, match="weight_decay = -1 is outside 0 or more"):
         run.intervene("adjust_weight_decay", weight_decay=-1)
     wait_for_step(run, refused["step"] + 2)
-    run.stop().wait(check=True)
+    assert run.status()["autonomy"] == "auto"
+    assert run.intervene("pause").wait(check=True)["after"] == {"paused": True}
+    until(lambda: run.status()["state"] == "paused")
+    run.unpause().wait(check=True)
+    ended = run.intervene("early_stop").wait(check=True)
+    assert "early stop" in ended["after"]["stopping"]
     assert run.wait(60) == "stopped"
+    assert run.status()["step"] == ended["step"]

@@ -51,5 +51,5 @@ def test_a_state_of_another_model_is_refused():
     feed(longer := make(check_interval=100), healthy(0, 100))
     with pytest.raises(ValueError, match="100 steps"):
         make().restore(longer.state())
-    with pytest.raises(ValueError, match="format 2"):
-        make().restore({**state, "v": 2})
+    with pytest.raises(ValueError, match="format 3"):
+        make().restore({**state, "v": 3})

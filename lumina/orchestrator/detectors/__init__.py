@@ -6,21 +6,57 @@ keeps no state and must not know about earlier proposals; the policy does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
+from lumina.orchestrator.detectors import divergence, gradients, nonfinite, rate
+from lumina.orchestrator.detectors.depth import DepthDrift, OverSkipping
+from lumina.orchestrator.detectors.divergence import Divergence
+from lumina.orchestrator.detectors.experts import DeadExpert, ExpertImbalance, ExpertOverload, TokenDrop
+from lumina.orchestrator.detectors.gradients import GradientExplosion
+from lumina.orchestrator.detectors.machine import MemoryPressure, Throughput
+from lumina.orchestrator.detectors.nonfinite import NonFinite
+from lumina.orchestrator.detectors.overfitting import Overfitting
+from lumina.orchestrator.detectors.progress import Progress
+from lumina.orchestrator.detectors.rate import RateJump
 from lumina.orchestrator.detectors.router_collapse import RouterCollapse
+from lumina.orchestrator.detectors.view import View
 from lumina.orchestrator.signals import Signals
-from lumina.orchestrator.types import Finding, RunFacts
+from lumina.orchestrator.types import Finding
+
+__all__ = ["Detector", "View", "all_detectors", "emergency_detectors", "looks_wrong"]
 
 
 class Detector(Protocol):
     """Looks for one kind of trouble."""
 
-    def find(self, signals: Signals, facts: RunFacts, hparams: Mapping[str, float]) -> Sequence[Finding]:
+    def find(self, view: View) -> Sequence[Finding]:
         """What is wrong now. A finding below the policy's threshold keeps an open proposal from being withdrawn."""
 
 
+def looks_wrong(signals: Signals) -> bool:
+    """A first look at the newest step: cheap, and true at every step at which an emergency could be found."""
+    return gradients.peaked(signals) or divergence.left(signals) or nonfinite.failed(signals) or rate.jumped(signals)
+
+
+def emergency_detectors() -> tuple[Detector, ...]:
+    """Those that are asked at every step at which something looks wrong, not only when a check is due."""
+    return (NonFinite(), RateJump(), GradientExplosion(), Divergence())
+
+
 def all_detectors() -> tuple[Detector, ...]:
-    """Every detector, in the order in which findings are considered."""
-    return (RouterCollapse(),)
+    """Every detector, in the order in which findings are considered: what destroys the run first."""
+    return (
+        *emergency_detectors(),
+        MemoryPressure(),
+        RouterCollapse(),
+        DeadExpert(),
+        TokenDrop(),
+        OverSkipping(),
+        Overfitting(),
+        Progress(),
+        ExpertImbalance(),
+        ExpertOverload(),
+        DepthDrift(),
+        Throughput(),
+    )

@@ -4,17 +4,19 @@ Reads routing entropies and expert loads; it must not know how a router computes
 Measure: the entropy of a layer's mean router probability, divided by log(live experts): 1 is even use, and h means as
 much as experts^h experts in even use. A layer has collapsed when the median over the window is below 0.5 (fewer than
 the square root of its experts in use), or below 0.65 where one expert is picked by nine tokens in ten. Routers that
-specialise stay far above: each token's probabilities are sharp then, but their mean over a batch is not.
+specialise stay far above: each token's probabilities are sharp then, but their mean over a batch is not. A router that
+collapses from one step to the next was broken by something, and going back is tried first (confidence 1 - 1 / steps).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from lumina.orchestrator.detectors.view import View, evidence
 from lumina.orchestrator.signals import Floats, Signals, entropy_name, median, spread
 from lumina.orchestrator.types import Finding, RunFacts
 
@@ -25,6 +27,7 @@ DOMINATED = 0.9  # share of tokens that pick the busiest expert
 CLEAR_MARGIN = 0.1  # above the threshold by this much, the collapse is over
 TARGET = 0.8  # entropy that a proposed temperature aims at
 HIGHEST_TEMPERATURE = 5.0  # what adjust_routing_temperature takes at most
+SUDDEN_STEPS = 8  # newest steps below the threshold, right after steps that were well above it
 CONFIDENCE_SCALE = 0.05  # entropy below the threshold that makes for a confidence of 0.82
 
 
@@ -49,10 +52,14 @@ class Collapse:
 class RouterCollapse:
     """One finding for all collapsed layers, because the temperature is one value for all routers."""
 
-    def find(self, signals: Signals, facts: RunFacts, hparams: Mapping[str, float]) -> Sequence[Finding]:
+    def find(self, view: View) -> Sequence[Finding]:
         """A higher temperature, where the median entropy of a full window is below the threshold; else nothing."""
+        signals, facts, hparams = view.signals, view.facts, view.hparams
         if not signals.full or not signals.layers:
             return ()
+        sudden = _sudden(view)
+        if sudden is not None:
+            return (sudden,)
         seen = [_look(signals, facts, layer) for layer in signals.layers]
         collapsed = [collapse for collapse in seen if collapse is not None]
         if not collapsed:
@@ -67,6 +74,28 @@ class RouterCollapse:
             return (Finding(CAUSE, surest, "warning", evidence, watches=watches),)
         args = {"temperature": wanted}
         return (Finding(CAUSE, surest, "warning", evidence, "adjust_routing_temperature", args, watches),)
+
+
+def _sudden(view: View) -> Finding | None:
+    """Going back, once, where a layer collapsed from one step to the next within the window."""
+    if view.attempts.get(CAUSE, 0):
+        return None
+    for layer in view.signals.layers:
+        long = fallen(view.signals.window(entropy_name(layer)), THRESHOLD, THRESHOLD + 2 * CLEAR_MARGIN)
+        if long:
+            began = view.step - long + 1
+            summary = f"Routing in layer {layer} collapsed at step {began}, from one step to the next."
+            found = evidence(view, summary, THRESHOLD, {"layer": layer, "since_step": began})
+            return Finding(CAUSE, 1 - 1 / long, "critical", found, "rollback_steps", {"num_steps": long})
+    return None
+
+
+def fallen(values: Floats, below: float, above: float) -> int:
+    """How many of the newest values are `below`, if they are at least eight and the five before were `above`, or 0."""
+    low = np.where(np.isfinite(values), values, above) < below
+    long = len(low) if low.all() else int(np.argmin(low[::-1]))
+    before = values[max(len(values) - long - 5, 0) : len(values) - long]
+    return long if long >= SUDDEN_STEPS and len(before) == 5 and median(before) >= above else 0
 
 
 def _look(signals: Signals, facts: RunFacts, layer: int) -> Collapse | None:
