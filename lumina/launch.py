@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lumina.config import Config, dump_config
+from lumina.hardware.platform import environment_of_platform
 from lumina.store import atomic
 from lumina.store.errors import Refusal
 from lumina.store.layout import RunPaths, check_run_name
@@ -90,6 +91,8 @@ def trainer_environment(base: Mapping[str, str]) -> dict[str, str]:
     environment = dict(base)
     environment["PYTHONUNBUFFERED"] = "1"
     environment.setdefault("TOKENIZERS_PARALLELISM", "true")
+    for name, value in environment_of_platform().items():
+        environment.setdefault(name, value)
     # Threads that spin long while they wait make a step many times slower as soon as anything else wants the cores;
     # threads that sleep at once make it slower on an idle machine. A short spin spans the gap between two operations.
     if "OMP_WAIT_POLICY" not in environment:

@@ -289,8 +289,8 @@ class OptimizationConfig(Group):
 
     use_flash_attention: Literal["auto"] | bool = param(
         "auto",
-        "Fused attention: auto takes it where it is faster, false always computes attention by plain matrix products.",
-        available=("auto", False),
+        "Fused attention: auto takes it where it is faster, false always computes attention by plain matrix products. "
+        "true refuses hardware without flash attention (compute capability 8.0).",
     )
     gradient_checkpointing: bool = param(
         False, "Compute the activations of each layer again in the backward pass: less memory, more time."

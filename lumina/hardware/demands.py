@@ -6,6 +6,7 @@ from __future__ import annotations
 from lumina.config import Config
 from lumina.hardware.compiler import compile_problem
 from lumina.hardware.detect import Hardware, detect_apart
+from lumina.hardware.platform import flash_problem
 from lumina.hardware.precision import PrecisionError, choose_precision
 from lumina.store.errors import Refusal
 
@@ -25,7 +26,8 @@ def check_demands(config: Config, hardware: Hardware | None = None) -> None:
         )
         if wanted not in ANYWHERE
     }
-    if not formats and not config.optimization.compile:
+    optimization = config.optimization
+    if not formats and not optimization.compile and optimization.use_flash_attention is not True:
         return
     hardware = hardware or detect_apart()
     for path, wanted in formats.items():
@@ -33,6 +35,7 @@ def check_demands(config: Config, hardware: Hardware | None = None) -> None:
             choose_precision(wanted, hardware)
         except PrecisionError as error:
             raise Refusal("bad_argument", f"{path} = {wanted}: {error}") from error
-    problem = compile_problem(hardware) if config.optimization.compile else None
-    if problem:
+    if optimization.compile and (problem := compile_problem(hardware)):
         raise Refusal("bad_argument", f"optimization.compile = true: {problem}; use false")
+    if optimization.use_flash_attention is True and (problem := flash_problem(hardware)):
+        raise Refusal("bad_argument", f"optimization.use_flash_attention = true: {problem}; use auto")

@@ -22,7 +22,7 @@ from lumina.checkpoint.save import sweep
 from lumina.config import Config, read_config
 from lumina.data import Dataset, changed_files, contents, prepare
 from lumina.engine.torch_engine import TorchEngine
-from lumina.hardware import Hardware, PrecisionChoice, choose_precision, choose_threads, detect
+from lumina.hardware import Hardware, PrecisionChoice, choose_precision, choose_threads, detect, for_platform
 from lumina.orchestrator import Orchestrator, RunFacts
 from lumina.store import atomic
 from lumina.store.errors import Refusal
@@ -54,6 +54,9 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     config = read_config(paths.config)
     logging.getLogger("lumina").setLevel(config.training.log_level)
     hardware = detect()
+    config, adapted = for_platform(config, hardware)
+    for change in adapted:
+        log.info("%s", change)
     threads = config.training.num_threads or choose_threads(hardware)
     torch.set_num_threads(threads)
     precision = choose_precision(config.precision.precision, hardware, config.precision.master_precision)

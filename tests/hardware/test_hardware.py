@@ -24,6 +24,8 @@ from lumina.hardware import (
     detect,
     detect_apart,
     detect_cpu,
+    environment_of_platform,
+    for_platform,
 )
 from lumina.store.errors import Refusal
 
@@ -260,6 +262,34 @@ def test_a_format_that_the_machine_lacks_is_refused_before_a_run_exists(name: st
 def test_compiling_is_refused_before_a_run_exists_where_it_cannot_work() -> None:
     with pytest.raises(Refusal, match=r"optimization\.compile = true: torch\.compile is not supported on Apple's MPS"):
         check_demands(load_config("debug", {"compile": True}), MPS)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "why"),
+    [(cpu(), "cpu has no flash attention"), (MPS, "mps has no flash attention"), (gpu(7, 5), "sm_75 has 7.5")],
+    ids=str,
+)
+def test_flash_attention_is_refused_by_name_where_there_is_none(hardware: Hardware, why: str) -> None:
+    config = load_config("debug", {"use_flash_attention": True})
+    check_demands(config, gpu(8))
+    with pytest.raises(Refusal, match=why + r"; use auto"):
+        check_demands(config, hardware)
+
+
+def test_on_apple_what_mps_lacks_is_taken_out_and_said() -> None:
+    config = load_config("debug", {"num_workers": 4})
+    adapted, said = for_platform(config, MPS)
+    assert (adapted.data.num_workers, adapted.optimization.use_flash_attention) == (0, False)
+    assert [line.split(":")[0] for line in said] == [
+        "data.num_workers = 0",
+        "optimization.use_flash_attention = false",
+    ]
+    assert for_platform(config, gpu(8)) == (config, [])
+
+
+def test_on_a_mac_the_cpu_computes_what_mps_lacks() -> None:
+    assert environment_of_platform("darwin") == {"PYTORCH_ENABLE_MPS_FALLBACK": "1"}
+    assert environment_of_platform("linux") == {}
 
 
 def test_what_every_machine_has_needs_no_look_at_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
