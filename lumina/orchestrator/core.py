@@ -121,7 +121,8 @@ class Orchestrator:
         return self._policy.course(step, proposal, autonomy, past)
 
     def _view(self, step: int, hparams: Mapping[str, float], past: Sequence[Attempt]) -> View:
-        return View(self._signals, self.facts, hparams, self._policy.attempts(step, past))
+        attempts, positions = self._policy.attempts(step, past), self._policy.positions(step, past)
+        return View(self._signals, self.facts, hparams, attempts, positions)
 
     def state(self) -> dict[str, Any]:
         """Everything that later opinions depend on, as plain JSON (floats survive exactly)."""

@@ -44,6 +44,14 @@ class Policy:
         """By cause, how often something was done for it within the cooldown; what was left behind counts, too."""
         return dict(Counter(attempt.cause for attempt in past if attempt.step > step - self._cooldown))
 
+    def positions(self, step: int, past: Sequence[Attempt]) -> dict[str, int]:
+        """By cause, the earliest place in the data that something was done about within the cooldown."""
+        seen: dict[str, int] = {}
+        for attempt in past:
+            if attempt.position is not None and attempt.step > step - self._cooldown:
+                seen[attempt.cause] = min(attempt.position, seen.get(attempt.cause, attempt.position))
+        return seen
+
     def review(self, step: int, findings: Sequence[Finding], hparams: Mapping[str, float],
                open_proposals: Sequence[Mapping[str, Any]],
                decided: Mapping[str, Any] | None = None) -> tuple[list[tuple[str, str]], list[str]]:  # fmt: skip

@@ -71,13 +71,14 @@ class Finding:
 @dataclass(frozen=True)
 class Attempt:
     """An intervention that was made for a proposal: the cause, the step after which, by whom (`alone`: nobody was
-    asked), and whether the run went back by it."""
+    asked), whether the run went back by it, and where in the data the trouble began (None: nowhere in particular)."""
 
     cause: str
     step: int
     method: str
     alone: bool
     rewound: bool
+    position: int | None = None
 
 
 @dataclass(frozen=True)

@@ -37,23 +37,28 @@ def extended(entries: Iterable[Entry]) -> int | None:
 class Past:
     """What was done for proposals, on any line: going back does not make a run forget that it has tried.
 
-    `causes` has the cause of every proposal ever made, `attempts` the first intervention of each that was carried out.
+    `causes` and `positions` have the cause of every proposal ever made and where in the data it lay; `attempts` has
+    the first intervention of each that was carried out.
     """
 
     causes: dict[str, str] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
+    positions: dict[str, int | None] = field(default_factory=dict)
 
     def fold(self, entry: Entry) -> None:
         """Takes one journal entry into account."""
         if entry.type == "proposal":
             self.causes[entry.id or ""] = str(entry.doc["cause"])
+            numbers = (entry.doc.get("evidence") or {}).get("numbers") or {}
+            self.positions[entry.id or ""] = numbers.get("position")
             return
         rewound = entry.type == "segment"
         done = entry.doc.get("receipt") if rewound else entry.doc if entry.type == "applied" else None
         if done and done.get("proposal") in self.causes and not done.get("follows"):
             step = int(done["before"]["step"]) if rewound else entry.step
             alone = done["author"].get("via") == "auto"
-            self.attempts.append(Attempt(self.causes[done["proposal"]], step, str(done["method"]), alone, rewound))
+            cause, position = self.causes[done["proposal"]], self.positions[done["proposal"]]
+            self.attempts.append(Attempt(cause, step, str(done["method"]), alone, rewound, position))
 
     @classmethod
     def before(cls, entries: Sequence[Entry], held: Iterable[Entry], seq: int) -> Past:

@@ -10,7 +10,7 @@ import pytest
 from faulty import CURVES, LIVE, PER_STEP, Fault, course, watch, watched
 from traces import HPARAMS, make
 
-from lumina.orchestrator import Orchestrator
+from lumina.orchestrator import Attempt, Orchestrator
 from lumina.orchestrator.detectors.divergence import onset
 from lumina.orchestrator.detectors.machine import steps_left
 from lumina.orchestrator.detectors.progress import usual_rate
@@ -150,6 +150,23 @@ def test_noise_in_the_data_is_left_out_from_where_it_began():
     assert anomaly.step < AT + 5
     assert anomaly.then[0].args == {"first_sequence": (AT - 1) * PER_STEP, "sequences": 2 * CHECK * PER_STEP}
     assert anomaly.step - anomaly.args["num_steps"] < AT
+
+
+def test_what_was_left_out_before_stays_left_out_when_it_was_too_little():
+    tried = Attempt("data_anomaly", AT + 2, "rollback_steps", True, True, position=(AT - 41) * PER_STEP)
+    orchestrator, said = with_memory(), []
+    for step in course(0, AT + 10, fault=FAULTS["data_anomaly"]):
+        orchestrator.observe(*step)
+        said += orchestrator.emergencies(step[0], LIVE, [tried]) if orchestrator.urgent() else ()
+    first, sequences = said[0].then[0].args["first_sequence"], said[0].then[0].args["sequences"]
+    assert {proposal.cause for proposal in said} == {"data_anomaly"}
+    assert first == (AT - 41) * PER_STEP
+    assert first + sequences == (AT - 1 + 2 * 2 * CHECK) * PER_STEP
+
+
+def test_a_loss_that_leaps_is_not_called_divergence_before_its_data_can_be_told_apart():
+    said = watch(with_memory(), course(0, 200, fault=FAULTS["data_anomaly"]))
+    assert "divergence" not in {proposal.cause for proposal in said.proposals if proposal.step < AT + 10}
 
 
 def test_a_rate_that_a_person_changed_is_no_jump():

@@ -61,6 +61,8 @@ class Divergence:
             return ()
         losses = signals.window("loss")
         began = onset(losses, usual.loss + limit / 2)
+        if losses[began] - usual.loss > ABRUPT * rise and len(losses) - began < NEWEST - 1:
+            return ()  # another step tells whether it was one batch, or the data from here on
         return (_risen(view, usual, limit, rise, losses, began),)
 
 
@@ -72,12 +74,14 @@ def _risen(view: View, usual: Reference, limit: float, rise: float, losses: Floa
     text = f"Loss left its level of {usual.loss:.3f} at step {steps[began]} and is at {level:.3f}"
     numbers = {"level": usual.loss, "noise": usual.loss_noise, "loss": level, "since_step": steps[began]}
     back = long + max(2, signals.check_interval // 10)
-    if first > ABRUPT * rise and long >= NEWEST - 1 and math.isfinite(positions[began]):
+    if first > ABRUPT * rise and math.isfinite(positions[began]):
         extent = max(2 * long, SKIPPED_CHECKS * signals.check_interval) * 2 ** view.attempts.get(DATA, 0)
         at = int(positions[began])
+        start = min(at, view.positions.get(DATA, at))  # going back has forgotten what was left out before
         summary = f"{text}: {first / rise:.0%} of the rise came with that step's data."
         found = evidence(view, summary, usual.loss + limit, {**numbers, "position": at})
-        skipped = {"first_sequence": at, "sequences": extent * view.facts.sequences_per_step}
+        beyond_at = extent * view.facts.sequences_per_step
+        skipped = {"first_sequence": start, "sequences": at - start + beyond_at}
         then = (Act("skip_data_range", skipped),)
         return Finding(DATA, sure, "critical", found, "rollback_steps", {"num_steps": back}, then=then, emergency=True)
     found = evidence(view, f"{text}, at an unchanged rate.", usual.loss + limit, numbers)

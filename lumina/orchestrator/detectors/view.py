@@ -16,12 +16,14 @@ class View:
     """The signals, the facts of the run and its live values after a step.
 
     `attempts` counts, by cause, the interventions that were made lately for it: a remedy may grow with them.
+    `positions` has, by cause, the earliest place in the data that one of them was about.
     """
 
     signals: Signals
     facts: RunFacts
     hparams: Mapping[str, float]
     attempts: Mapping[str, int] = field(default_factory=dict)
+    positions: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
