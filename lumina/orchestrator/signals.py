@@ -89,7 +89,7 @@ class Signals:
 
     `since_check` counts steps and non-finite steps since the last health check; `load` sums the expert loads of those
     steps, `[layers with experts, expert slots]`. `blocks` reach back further, `validations` are (step, validation
-    loss, training loss about then).
+    loss with the training-time choice of tokens, training loss about then).
     """
 
     def __init__(self, moe_layers: Sequence[int], check_interval: int) -> None:
@@ -164,8 +164,10 @@ class Signals:
             self.blocks.append(Block(step, median(losses), spread(losses), median(self.last("grad_norm", BLOCK))))
             del self.blocks[:-MOST_BLOCKS]
             self.reference = reference_of(self.blocks)
-        if math.isfinite(series.get("val_loss", math.nan)):
-            self.validations.append((step, float(series["val_loss"]), median(self.last("loss", BLOCK))))
+        # By top-k where there is Mixture of Depths: the predictor of sampling lags while the share of tokens falls.
+        validated = float(series.get("val_loss_topk", series.get("val_loss", math.nan)))
+        if math.isfinite(validated):
+            self.validations.append((step, validated, median(self.last("loss", BLOCK))))
             del self.validations[:-MOST_VALIDATIONS]
 
     @property

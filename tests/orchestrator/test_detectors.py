@@ -169,6 +169,15 @@ def test_a_loss_that_leaps_is_not_called_divergence_before_its_data_can_be_told_
     assert "divergence" not in {proposal.cause for proposal in said.proposals if proposal.step < AT + 10}
 
 
+def test_sampling_that_lags_behind_a_falling_share_of_tokens_is_no_overfitting():
+    def lagging(step, series, arrays):
+        if "val_loss" in series:
+            series["val_loss_topk"] = series["val_loss"]
+            series["val_loss"] += 0.01 * max(step - AT, 0)
+
+    assert "overfitting" not in watched(lagging).causes(0.0)
+
+
 def test_a_rate_that_a_person_changed_is_no_jump():
     def slower(step, series, arrays):
         series["learning_rate"] *= 0.1
