@@ -151,25 +151,28 @@ def _final(session: Session) -> float | None:
 
 
 def _decisions(session: Session) -> dict[str, list[dict[str, Any]]]:
-    """Proposals with what became of them, and everything that was applied, from the journal."""
-    proposals, applied = {}, []
+    """Proposals with what became of them and their effect, and everything that was applied, from the journal."""
+    proposals: dict[str, dict[str, Any]] = {}
+    applied: list[dict[str, Any]] = []
+    made_for: dict[str, str] = {}  # receipt -> proposal
     for entry in session.journal.entries:
-        doc = entry.doc
+        doc, id = entry.doc, entry.id or ""
+        receipt = doc if entry.type == "applied" else doc.get("receipt")
         if entry.type == "proposal":
-            proposals[entry.id] = {"step": entry.step, "cause": doc["cause"], "method": doc["method"],
-                                   "args": doc["args"], "confidence": doc["confidence"], "became": "open"}  # fmt: skip
+            kept = {name: doc[name] for name in ("cause", "method", "args", "confidence")}
+            proposals[id] = {"step": entry.step, **kept, "became": "open"}
         elif entry.type == "decision" and doc.get("proposal") in proposals:
             proposals[doc["proposal"]]["became"] = f"{doc['decision']} ({doc.get('why') or ''})"
-        elif entry.type in ("applied", "segment", "oom_split"):
-            receipt = doc if entry.type == "applied" else doc.get("receipt")
-            if entry.type == "oom_split":
-                applied.append({"step": entry.step, "method": "oom_split", "args": {}, "cause": "oom_split"})
-            elif receipt:
-                about = proposals.get(receipt.get("proposal") or "", {"cause": None})
-                about["became"] = "applied"
-                applied.append({"step": entry.step, "method": receipt["method"], "args": receipt["args"],
-                                "after": receipt["after"], "cause": about["cause"],
-                                "by": receipt["author"].get("name")})  # fmt: skip
+        elif entry.type == "effect" and made_for.get(id) in proposals:
+            proposals[made_for[id]]["effect"] = doc["state"]
+        elif entry.type == "oom_split":
+            applied.append({"step": entry.step, "method": "oom_split", "args": {}, "cause": "oom_split"})
+        elif receipt:
+            made_for[receipt["id"]] = proposal = receipt.get("proposal") or ""
+            about = proposals.get(proposal, {"cause": None})
+            about["became"] = "applied"
+            applied.append({"step": entry.step, "by": receipt["author"].get("name"), "cause": about["cause"],
+                            **{name: receipt[name] for name in ("method", "args", "after")}})  # fmt: skip
     return {"proposals": list(proposals.values()), "applied": applied}
 
 

@@ -22,7 +22,7 @@ from lumina.accounting import EpochAdvice, TokenBudget
 from lumina.gym.cell import run_cell
 from lumina.gym.plan import Cell
 from lumina.gym.scenario import Fault, configuration
-from lumina.orchestrator import Orchestrator, RunFacts
+from lumina.orchestrator import Orchestrator, Proposal, RunFacts
 
 FORMAT = 1
 DIGITS = 5  # of each figure: enough for every detector, and half the size
@@ -143,7 +143,7 @@ def replay(trace: Trace, **settings: Any) -> list[Heard]:
             made = _urgent(orchestrator, step, hparams)
         else:
             hparams = trace.hparams[min(step // interval, len(trace.hparams)) - 1]
-            result = orchestrator.check(step, hparams, held)
+            result = orchestrator.check(step, hparams, held, decided=trace.hparams[0])
             gone = {*result.expired, *(id for id, _ in result.withdrawn)}
             held = [doc for doc in held if doc["id"] not in gone]
             made = result.proposals
@@ -160,13 +160,9 @@ def fault_of(trace: Trace) -> Fault | None:
     return None if told is None else Fault(**told)
 
 
-def _urgent(orchestrator: Orchestrator, step: int, hparams: Mapping[str, float]) -> Sequence[Any]:
+def _urgent(orchestrator: Orchestrator, step: int, hparams: Mapping[str, float]) -> Sequence[Proposal]:
     """What cannot wait for the next check."""
-    if not hasattr(orchestrator, "urgent") or not orchestrator.urgent():
-        return ()
-    watching: Any = orchestrator
-    found: Sequence[Any] = watching.emergencies(step, hparams)
-    return found
+    return orchestrator.emergencies(step, hparams) if orchestrator.urgent() else ()
 
 
 def _facts(told: Mapping[str, Any]) -> RunFacts:
