@@ -27,6 +27,7 @@ IMBALANCE, DEAD, OVERLOAD, DROPS = "expert_imbalance", "dead_expert", "expert_ov
 EXCESS, DEAD_SHARE, FULL, DROPPED = 0.6, 0.15, 0.85, 0.15
 HIGHEST_BALANCE, HIGHEST_CAPACITY, ROOM = 0.1, 8.0, 1.1
 FEWEST_STEPS = 10
+USUAL = 1.1  # times its fair share: what an expert had before it died all at once
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class DeadExpert:
             return None
         for layer in view.signals.layers:
             long = fallen(view.signals.least_share(layer), DEAD_SHARE, 2 * DEAD_SHARE)
-            if long and not _collapsed(view, layer):
+            if long and _one_of_them(view, layer, long) and not _collapsed(view, layer):
                 began = view.step - long + 1
                 summary = f"An expert of layer {layer} gets next to nothing since step {began}, all at once."
                 found = evidence(view, summary, DEAD_SHARE, {"layer": layer, "since_step": began})
@@ -131,6 +132,19 @@ class DeadExpert:
     def _few(self, layer: Layer) -> bool:
         """A quarter of the experts at most: more is a collapse."""
         return int((layer.share < DEAD_SHARE * layer.fair).sum()) <= max(1, len(layer.share) // 4)
+
+
+def _one_of_them(view: View, index: int, long: int) -> bool:
+    """Whether one expert has been missing in the newest `long` steps; with few tokens a step it may be another in each.
+
+    Its mean share since the last check is then that of the steps before alone.
+    """
+    steps = max(view.signals.since_check["steps"], 1)
+    for layer in layers(view):
+        if layer.index == index:
+            before = max(steps - long, 0) / steps
+            return float(layer.share.min() / layer.fair) < before * USUAL + (1 - before) * DEAD_SHARE
+    return False
 
 
 class ExpertOverload:
