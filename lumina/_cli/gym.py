@@ -46,6 +46,9 @@ def register(commands: Commands) -> None:
     parser.add_argument("--jobs", type=positive, metavar="N", help="processes of one thread each (default: all cores)")
     parser.add_argument("--out", type=Path, default=Path("gym-results"), metavar="DIR", help="folder of the results")
     parser.add_argument("--fresh", action="store_true", help="train again what is there already")
+    parser.add_argument(
+        "--prior", type=Path, metavar="FILE", help="also write how proposals ended with tuning seeds, for calibration"
+    )
     parser.add_argument("--list", action="store_true", help="list the scenarios and end")
     add_json(parser)
 
@@ -59,6 +62,11 @@ def gym(args: argparse.Namespace) -> int:
         return _list(scenarios, args.json)
     split = read_seeds()
     found = course(scenarios, chosen_methods(args.methods), chosen_seeds(args.seeds, split), split, args)
+    if args.prior is not None:
+        from lumina.gym.prior import prior_of
+        from lumina.gym.report import write_json
+
+        write_json(args.prior, prior_of(found["results"].values(), split.tune, f"lumina gym --seeds {args.seeds}"))
     if args.json:
         print_json(found["document"])
     else:
@@ -68,7 +76,7 @@ def gym(args: argparse.Namespace) -> int:
 
 def course(scenarios: Sequence[Scenario], methods: Sequence[str], seeds: Sequence[int], split: Seeds,
            args: argparse.Namespace, command: str = "lumina gym") -> dict[str, Any]:  # fmt: skip
-    """The scored course, as `document` and as `markdown`."""
+    """The scored course, as `document` and as `markdown`, and the `results` of its cells."""
     import platform
 
     import torch
@@ -95,7 +103,11 @@ def course(scenarios: Sequence[Scenario], methods: Sequence[str], seeds: Sequenc
         "form": "short" if args.short else "long",
         "machine": f"{hardware.name}, {platform.system()}, torch {torch.__version__}, one thread a run",
     }
-    return {"document": report.document(rows, methods, about), "markdown": report.markdown(rows, methods, about)}
+    return {
+        "document": report.document(rows, methods, about),
+        "markdown": report.markdown(rows, methods, about),
+        "results": results,
+    }
 
 
 def chosen_methods(text: str) -> list[str]:

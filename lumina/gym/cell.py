@@ -160,7 +160,9 @@ def _decisions(session: Session) -> dict[str, list[dict[str, Any]]]:
         receipt = doc if entry.type == "applied" else doc.get("receipt")
         if entry.type == "proposal":
             kept = {name: doc[name] for name in ("cause", "method", "args", "confidence")}
-            proposals[id] = {"step": entry.step, **kept, "became": "open"}
+            told = (doc.get("evidence") or {}).get("calibration") or {}
+            raw = told.get("raw", doc["confidence"])  # what the detector said before its record was looked at
+            proposals[id] = {"step": entry.step, **kept, "raw": raw, "became": "open"}
         elif entry.type == "decision" and doc.get("proposal") in proposals:
             proposals[doc["proposal"]]["became"] = f"{doc['decision']} ({doc.get('why') or ''})"
         elif entry.type == "effect" and made_for.get(id) in proposals:
