@@ -27,7 +27,7 @@ from lumina.store.reader import StoreReader
 if TYPE_CHECKING:
     import polars
 
-    from lumina.data import DataReport
+    from lumina.data import DataReport, FileReport
     from lumina.hardware.detect import Hardware
 
 POLL_SECONDS = 0.05
@@ -296,17 +296,23 @@ def start(preset: str | Path | Config = "debug", data: Sequence[str | Path] | No
 
 
 def check_needs(config: Config, hardware: Hardware | None = None) -> DataReport:
-    """Whether this machine and the files that are named can serve a run; reads every file once.
+    """Whether this machine and the files that are named can serve a run; reads every file once, and never again while
+    it stays as it is.
 
     Raises `DataError` or `Refusal` (bad_argument).
     """
-    from lumina.data import Reading, check_paths
+    from lumina.data import Reading, cache_root, check_known, check_paths
     from lumina.hardware.demands import check_demands
 
     check_demands(config, hardware)
     data = config.data
     paths = [*data.base_paths, *data.finetuning_paths, *data.base_eval_paths, *data.finetuning_eval_paths]
-    return check_paths(paths, max_bad_fraction=data.max_bad_fraction, reading=Reading.of(data))
+    reading = Reading.of(data)
+
+    def judge(path: Path) -> FileReport:
+        return check_paths([path], max_bad_fraction=data.max_bad_fraction, reading=reading).files[0]
+
+    return check_known(paths, judge, [data.max_bad_fraction, *reading.key()], cache_root())
 
 
 def configure(preset: str | Path | Config, data: Sequence[str | Path] | None, steps: int | None, autonomy: str | None,

@@ -58,8 +58,6 @@ def start(args: argparse.Namespace) -> int:
     shown = None if args.json else show_report
     try:
         config = override(config, run_overrides(args.data, args.steps, args.autonomy, {}, config))
-        if not args.json:
-            say("training mode: {} ({})".format(*mode_of(config)))
         run = start(config, name=args.name, directory=args.dir, via="cli", on_report=shown)
     except DataError as error:
         complain(data_error(error))
@@ -69,6 +67,7 @@ def start(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"name": run.name, "path": str(run.paths.root), "state": run.status()["state"]})
     else:
+        say("training mode: {} ({})".format(*mode_of(config)))
         say(f"{run.name} trains in the background; lumina watch {run.name} --dir {args.dir}")
     return 0 if args.background or args.json else watch_it(run)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,13 @@ class FileReport:
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "usable": self.usable}
+
+    @classmethod
+    def from_json(cls, doc: Mapping[str, Any]) -> FileReport:
+        """The report that `to_json` was made of."""
+        values = {one.name: doc[one.name] for one in dataclasses.fields(cls)}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**{**values, "issues": tuple(Issue(**issue) for issue in doc["issues"])})
 
 
 @dataclass(frozen=True)
