@@ -64,6 +64,8 @@ def start(args: argparse.Namespace) -> int:
         return 2
     for warning in warnings_of(config):
         remark(f"warning: {warning}")
+    if not args.json:
+        say("training mode: {} ({})".format(*mode_of(config)))
     if args.json:
         print_json({"name": run.name, "path": str(run.paths.root), "state": run.status()["state"]})
     else:

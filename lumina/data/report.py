@@ -125,7 +125,7 @@ def issue_lines(file: FileReport, shown: int) -> list[str]:
 
 def _summary(file: FileReport) -> str:
     forms = [form for form in file.forms if form not in ("text", "conversation")]
-    kind = f"{file.kind} ({', '.join(forms)})" if forms else file.kind
+    kind = f"{file.kind} ({', '.join(forms)})" if forms else file.kind or "nothing usable"
     return f"{file.path}: {file.format}, {kind}, {size(file.bytes)}, {_counts(dataclasses.asdict(file))}"
 
 

@@ -188,6 +188,29 @@ def test_other_kinds_of_files_are_refused_with_a_way_out(tmp_path: Path, name: s
         check_paths([tmp_path / name])
 
 
+def test_a_dataset_of_the_hub_is_fetched_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def load(name: str, split: str) -> datasets.Dataset:
+        asked.append((name, split))
+        return datasets.Dataset.from_list(RECORDS)
+
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path))
+    monkeypatch.setattr("lumina.data.hub._check_network", lambda _: None)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert [check_paths(["hf:someone/stories@test"]).totals["valid"] for _ in range(2)] == [5, 5]
+    assert check_paths(["someone/stories"]).totals["valid"] == 5
+    assert asked == [("someone/stories", "test"), ("someone/stories", "train")]
+
+
+def test_a_hub_that_does_not_answer_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("lumina.data.hub.getproxies", dict)
+    with pytest.raises(DataError, match=r"no such file or folder, and the Hugging Face hub cannot be reached"):
+        check_paths(["someone/stories"])
+
+
 def test_a_name_of_the_hub_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -84,10 +84,15 @@ class Page {
   }
 
   async check() {
+    const wanted = message(this.form.elements);
+    if (!wanted.paths.length && !wanted.run) {
+      this.tell("name a file, a folder, a pattern or a run", true);
+      return;
+    }
     this.busy(true);
     this.tell("starting ...");
     try {
-      this.id = (await ask("data/check", {}, message(this.form.elements))).id;
+      this.id = (await ask("data/check", {}, wanted)).id;
       await this.follow(this.id);
     } catch (error) {
       this.tell(error.message, true);
