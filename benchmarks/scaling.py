@@ -18,7 +18,7 @@ import numpy as np
 
 DOCS = Path(__file__).parent.parent / "docs" / "scaling.md"
 SHARES = (0.3, 0.5)
-FIRST_SEED = 600
+FIRST_SEED = 700
 SMALL: dict[str, Any] = {
     "model.vocab_size": 300,
     "model.max_position_embeddings": 32,

@@ -7,7 +7,7 @@ L(D, h) = E + A (D / D_now)^-alpha + C h,   h = learning rate / highest learning
 
 For each alpha of a grid the model is linear, so the posterior of (E, A, C) under normal priors is known in closed form.
 alpha has a log-normal prior, and the grid is weighted by how well each alpha explains the points. Priors, in units of
-the loss now: E 0.6 +- 0.4, A 0.4 +- 0.4, C 0.03 +- 0.03; log alpha: log 0.4 +- 0.8. Residuals beyond twice their robust
+the loss now: E 0.3 +- 0.4, A 0.7 +- 0.4, C 0.03 +- 0.03; log alpha: log 0.5 +- 0.8. Residuals beyond twice their robust
 deviation weigh less (Huber, 1964). Neighbouring points share noise: the variance grows by (1 + q) / (1 - q), where q is
 the correlation of neighbouring residuals. On top of the prediction's variance come a quarter of a point's, since the
 end is measured, too, and (0.01 x loss now + 0.25 x s)^2 log(D_final / D_now), s = -dL / d log D now: a loss that falls
@@ -27,10 +27,10 @@ from scipy.special import ndtr
 from lumina.orchestrator.signals import Floats, spread
 
 ALPHAS: Floats = np.geomspace(0.03, 2.5, 48)
-ALPHA_CENTRE, ALPHA_SPREAD = 0.4, 0.8
-PRIOR_MEAN = np.array([0.6, 0.4, 0.03])
+ALPHA_CENTRE, ALPHA_SPREAD = 0.5, 0.8
+PRIOR_MEAN = np.array([0.3, 0.7, 0.03])
 PRIOR_DEVIATION = np.array([0.4, 0.4, 0.03])
-EARLIEST = 0.1  # share of the tokens so far; what is older says little of the end
+EARLIEST = 0.3  # share of the tokens so far; what is older says little of the end
 DISCREPANCY = 0.01
 STEEPNESS = 0.25
 END_NOISE = 0.5

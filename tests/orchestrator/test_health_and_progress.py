@@ -119,7 +119,7 @@ def test_no_final_loss_is_predicted_before_there_is_a_curve():
 
 
 def test_a_flat_loss_is_predicted_to_stay_where_it_is():
-    figures = report(lambda step: 3.0)
+    figures = report(lambda step: 3.0, lr_schedule="constant")
     assert figures["predicted_low"] < 3.0 < figures["predicted_high"]
     assert figures["predicted_final_loss"] == pytest.approx(3.0, rel=0.03)
 
