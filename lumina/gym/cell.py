@@ -51,7 +51,7 @@ class Stage:
         if self._broken is None:
             stats: StepStats = self._engine.train_step(step, microbatches, learning_rate)
             return stats
-        batches = self._broken.batches(step, microbatches)
+        batches = self._broken.batches(microbatches)
         with self._broken.around(step, microbatches, self._engine.model):
             stats = self._engine.train_step(step, batches, self._broken.rate(step, learning_rate))
         self._session.loader = self._broken.loader(self._session.loader)
@@ -168,7 +168,8 @@ def _decisions(session: Session) -> dict[str, list[dict[str, Any]]]:
         elif entry.type == "effect" and made_for.get(id) in proposals:
             proposals[made_for[id]]["effect"] = doc["state"]
         elif entry.type == "oom_split":
-            applied.append({"step": entry.step, "method": "oom_split", "args": {}, "cause": "oom_split"})
+            # Journalled before the step that did not fit is counted.
+            applied.append({"step": entry.step + 1, "method": "oom_split", "args": {}, "cause": "oom_split"})
         elif receipt:
             made_for[receipt["id"]] = proposal = receipt.get("proposal") or ""
             about = proposals.get(proposal, {"cause": None})

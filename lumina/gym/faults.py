@@ -35,12 +35,8 @@ class Broken:
         lasting = self.fault.kind == "learning_rate" and step >= self.fault.at
         return scheduled * self.fault.value if lasting else scheduled
 
-    def batches(self, step: int, batches: Sequence[MicroBatch]) -> list[MicroBatch]:
-        """The batches as the engine gets them. Raises `torch.OutOfMemoryError` where one does not fit."""
-        if self.fault.kind == "oom" and step >= self.fault.at:
-            for batch in batches:
-                if len(batch.tokens) > self.fault.value:
-                    raise torch.OutOfMemoryError(f"the gym's memory holds {self.fault.value:g} sequences")
+    def batches(self, batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+        """The batches as the engine gets them."""
         if self.fault.kind != "noise":
             return list(batches)
         return [self._noisy(batch, first) for batch, first in self._located(batches)]
@@ -58,6 +54,8 @@ class Broken:
             if hit and self.fault.kind == "nan":
                 first = model.get_submodule("layers.0")
                 hooks.callback(first.register_forward_pre_hook(_not_a_number).remove)
+            if self.fault.kind == "oom" and step >= self.fault.at:
+                hooks.callback(model.register_forward_pre_hook(self._must_fit).remove)
             yield
 
     def loader(self, loader: Any) -> Any:
@@ -65,6 +63,11 @@ class Broken:
         if self.fault.kind != "slow_loader" or isinstance(loader, SlowLoader):
             return loader
         return SlowLoader(loader, self.session, self.fault)
+
+    def _must_fit(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        # Raised within the engine, where memory runs out in earnest.
+        if len(inputs[0]) > self.fault.value:
+            raise torch.OutOfMemoryError(f"the gym's memory holds {self.fault.value:g} sequences")
 
     def _larger(self, gradient: Tensor) -> Tensor:
         return gradient * self.fault.value
