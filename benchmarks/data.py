@@ -1,8 +1,8 @@
 """How fast data becomes batches, next to Hugging Face `datasets.map`; how soon a second start trains; how much memory a
 large file takes; how long a step waits for its batch.
 
-`python benchmarks/data.py` runs all of it on generated text and prints one table; `--small` is a quick look, `--only`
-names single parts. Every figure comes from a process of its own.
+`python benchmarks/data.py` runs all of it on generated text and prints a line for each figure; `--scale 0.01` is a
+quick look, `--only` names single parts. Every figure comes from a process of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Spec = dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true", help="a hundredth of the sizes")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the sizes")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side of the comparison")
     parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=tuple(PARTS))
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -41,7 +41,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="lumina-bench-") as folder:
         for name in given.only:
-            for line in PARTS[name](Path(folder), given.rounds, 0.01 if given.small else 1.0):
+            for line in PARTS[name](Path(folder), given.rounds, given.scale):
                 print(line, flush=True)
 
 
