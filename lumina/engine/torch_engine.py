@@ -161,9 +161,10 @@ class TorchEngine:
             sums.append((float(output.loss_sum), int(output.correct), int(output.tokens)))
         return EvalStats(sums[0][0], sums[-1][0], sums[0][1], sums[0][2])
 
-    def _tensors(self, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _tensors(self, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor | None, bool]:
         documents = None if batch.documents is None else self._on_device(batch.documents)
-        return self._on_device(batch.tokens), self._on_device(batch.labels), documents
+        padded = batch.real_tokens < batch.tokens.size
+        return self._on_device(batch.tokens), self._on_device(batch.labels), documents, padded
 
     def _on_device(self, array: NDArray[np.integer[Any]]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self.device)

@@ -17,7 +17,8 @@ from lumina.accounting import ROUNDING, chosen_tokens
 from lumina.model.knobs import Knobs
 from lumina.model.layers import unit_rms
 
-Body = Callable[[Tensor, Tensor], Tensor]  # (x [B, C, D], positions [B, C]) -> what the layer adds [B, C, D]
+# (x [B, C, D], positions [B, C], which of them were chosen [B, C] or None for all) -> what the layer adds [B, C, D]
+Body = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 @dataclass
@@ -68,7 +69,7 @@ class DepthRouter(nn.Module):
         zero, one = torch.zeros((), device=x_BTD.device), torch.ones((), device=x_BTD.device)
         stats = ModStats(mask_BT, mask_BT.sum().float(), mask_BT.numel(), one, zero, zero)
         width = int(mask_BT.sum(1).max()) if self.kind == "random" and not self.training else self._count(x_BTD)
-        return self._through(x_BTD, mask_BT, None, width, body), stats
+        return self._through(x_BTD, mask_BT, None, width, body, real_BT is not None), stats
 
     def _learned(self, x_BTD: Tensor, body: Body, real_BT: Tensor | None) -> tuple[Tensor, ModStats]:
         opened, count = self.layer in self.knobs.opened and self.training, self._count(x_BTD)
@@ -90,7 +91,7 @@ class DepthRouter(nn.Module):
             gate_BT = 1.0 + gate_BT - gate_BT.detach()
         stats = ModStats(mask_BT, mask_BT.sum().float(), mask_BT.numel(), true_gate, agreement, predictor_loss)
         width = int(mask_BT.sum(1).max()) if width < 0 else width
-        return self._through(x_BTD, mask_BT, gate_BT, width, body), stats
+        return self._through(x_BTD, mask_BT, gate_BT, width, body, real_BT is not None), stats
 
     def _highest(self, score_BT: Tensor, count: int, real_BT: Tensor | None) -> Tensor:
         """The highest scores of each sequence; of one with padding, a share of the tokens that are none."""
@@ -105,7 +106,9 @@ class DepthRouter(nn.Module):
     def _count(self, x_BTD: Tensor) -> int:
         return chosen_tokens(self.knobs.mod_capacity, x_BTD.shape[1])
 
-    def _through(self, x_BTD: Tensor, mask_BT: Tensor, gate_BT: Tensor | None, width: int, body: Body) -> Tensor:
+    def _through(
+        self, x_BTD: Tensor, mask_BT: Tensor, gate_BT: Tensor | None, width: int, body: Body, padded: bool
+    ) -> Tensor:
         B, T, D = x_BTD.shape
         if width == 0:
             return x_BTD
@@ -113,7 +116,8 @@ class DepthRouter(nn.Module):
         position_BC = (~mask_BT).to(torch.uint8).sort(dim=1, stable=True).indices[:, :width]
         flat = (position_BC + torch.arange(B, device=x_BTD.device).unsqueeze(1) * T).reshape(-1)
         chosen_BCD = x_BTD.reshape(B * T, D).index_select(0, flat).view(B, width, D)
-        added = body(chosen_BCD, position_BC).reshape(-1, D).float()
+        added = body(chosen_BCD, position_BC, mask_BT.gather(1, position_BC) if padded else None)
+        added = added.reshape(-1, D).float()
         keep = mask_BT.reshape(-1).index_select(0, flat).float()
         if gate_BT is not None:
             keep = keep * gate_BT.reshape(-1).index_select(0, flat)

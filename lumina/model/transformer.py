@@ -68,17 +68,19 @@ class Layer(nn.Module):
         if self.moe is not None and self.moe.shared is not None:
             self.moe.shared.compile()
 
-    def forward(self, x_BTD: Tensor, document_BT: Tensor | None = None) -> tuple[Tensor, LayerStats]:
+    def forward(
+        self, x_BTD: Tensor, document_BT: Tensor | None = None, real_BT: Tensor | None = None
+    ) -> tuple[Tensor, LayerStats]:
+        """What comes out of the layer; `real_BT` is False at padding, None where there is none."""
         stats = LayerStats()
-        real_BT = None if document_BT is None else document_BT >= 0
         if self.mod is None or self.scope == "ffn":
             x_BTD = x_BTD + self._attend(x_BTD, self._positions(x_BTD, document_BT), document_BT)
         if self.mod is None:
-            return x_BTD + self._feed(x_BTD, stats), stats
+            return x_BTD + self._feed(x_BTD, stats, real_BT), stats
         if self.scope == "ffn":
-            x_BTD, stats.mod = self.mod(x_BTD, lambda x, _: self._feed(x, stats), real_BT)
+            x_BTD, stats.mod = self.mod(x_BTD, lambda x, _, kept: self._feed(x, stats, kept), real_BT)
         else:
-            x_BTD, stats.mod = self.mod(x_BTD, lambda x, at: self._both(x, at, document_BT, stats), real_BT)
+            x_BTD, stats.mod = self.mod(x_BTD, lambda x, at, kept: self._both(x, at, kept, document_BT, stats), real_BT)
         return x_BTD, stats
 
     def _positions(self, x_BTD: Tensor, document_BT: Tensor | None) -> Tensor:
@@ -86,24 +88,32 @@ class Layer(nn.Module):
             return positions_of(document_BT)
         return torch.arange(x_BTD.shape[1], device=x_BTD.device).unsqueeze(0)
 
-    def _both(self, x_BCD: Tensor, at_BC: Tensor, document_BT: Tensor | None, stats: LayerStats) -> Tensor:
+    def _both(
+        self, x_BCD: Tensor, at_BC: Tensor, kept_BC: Tensor | None, document_BT: Tensor | None, stats: LayerStats
+    ) -> Tensor:
         """The whole layer for the tokens that stand at `at_BC` of the sequence."""
         position_BC, document_BC = at_BC, None
         if document_BT is not None:
             position_BC, document_BC = positions_of(document_BT).gather(1, at_BC), document_BT.gather(1, at_BC)
         attended = self._attend(x_BCD, position_BC, document_BC)
-        return attended + self._feed(x_BCD + attended, stats)
+        return attended + self._feed(x_BCD + attended, stats, kept_BC)
 
     def _attend(self, x_BTD: Tensor, position_BT: Tensor, document_BT: Tensor | None) -> Tensor:
         cos, sin = self.rotary(position_BT)
         y: Tensor = self.attention(self.input_norm(x_BTD), cos, sin, document_BT)
         return y
 
-    def _feed(self, x_BTD: Tensor, stats: LayerStats) -> Tensor:
+    def _feed(self, x_BTD: Tensor, stats: LayerStats, real_BT: Tensor | None) -> Tensor:
+        """The feed-forward; experts see no token where `real_BT` is False, so that it takes nobody's place in them."""
         if self.moe is None:
             return self._feed_dense(x_BTD)
-        normed = self.post_norm(x_BTD)
-        y_ND, stats.moe = self.moe(normed.reshape(-1, normed.shape[-1]))
+        normed_ND = self.post_norm(x_BTD).reshape(-1, x_BTD.shape[-1])
+        if real_BT is None:
+            y_ND, stats.moe = self.moe(normed_ND)
+        else:
+            real_N = real_BT.reshape(-1).nonzero().squeeze(1)
+            y_ND, stats.moe = self.moe(normed_ND.index_select(0, real_N))
+            y_ND = torch.zeros(normed_ND.shape, dtype=y_ND.dtype, device=y_ND.device).index_add(0, real_N, y_ND)
         mixed: Tensor = y_ND.view(x_BTD.shape)
         return mixed
 
@@ -147,10 +157,12 @@ class Transformer(nn.Module):
     def output_weight(self) -> Tensor:
         return self.embedding if self.head is None else self.head
 
-    def forward(self, token_BT: Tensor, label_BT: Tensor, document_BT: Tensor | None = None) -> ModelOutput:
+    def forward(
+        self, token_BT: Tensor, label_BT: Tensor, document_BT: Tensor | None = None, padded: bool = True
+    ) -> ModelOutput:
         """Loss sums of a batch. `label_BT` is the next token of each position, or -100 for none; `document_BT` numbers
-        the documents of a row, which do not see each other, and is -1 at padding behind them."""
-        x_BTD, layers = self._trunk(token_BT, document_BT)
+        the documents of a row, which do not see each other, and is -1 at padding behind them, if it is `padded`."""
+        x_BTD, layers = self._trunk(token_BT, document_BT, padded)
         loss, correct, tokens, each_N = cross_entropy(
             x_BTD.reshape(-1, x_BTD.shape[-1]), self.output_weight, label_BT.reshape(-1)
         )
@@ -159,18 +171,19 @@ class Transformer(nn.Module):
 
     def logits(self, token_BT: Tensor, document_BT: Tensor | None = None) -> Tensor:
         """Logits [B, T, V] of the next token, for generation and comparison."""
-        x_BTD, _ = self._trunk(token_BT, document_BT)
+        x_BTD, _ = self._trunk(token_BT, document_BT, True)
         return F.linear(x_BTD, self.output_weight.to(x_BTD.dtype)).float()
 
-    def _trunk(self, token_BT: Tensor, document_BT: Tensor | None) -> tuple[Tensor, list[LayerStats]]:
+    def _trunk(self, token_BT: Tensor, document_BT: Tensor | None, padded: bool) -> tuple[Tensor, list[LayerStats]]:
+        real_BT = document_BT >= 0 if document_BT is not None and padded else None
         x_BTD = F.embedding(token_BT, self.embedding)
         layers = []
         again = self.config.optimization.gradient_checkpointing and self.training
         for layer in self.layers:
             if again:
-                x_BTD, stats = checkpoint(layer, x_BTD, document_BT, use_reentrant=False)
+                x_BTD, stats = checkpoint(layer, x_BTD, document_BT, real_BT, use_reentrant=False)
             else:
-                x_BTD, stats = layer(x_BTD, document_BT)
+                x_BTD, stats = layer(x_BTD, document_BT, real_BT)
             layers.append(stats)
         return self.norm(x_BTD), layers
 

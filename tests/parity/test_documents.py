@@ -94,9 +94,10 @@ def test_depth_never_chooses_padding_and_takes_its_share_of_the_rest(routing: st
             assert layer.mod.mask_BT.sum(1).tolist() == [12, 5]
 
 
-def test_padding_changes_neither_loss_nor_gradient_of_a_dense_step() -> None:
-    def norm(padding: int) -> tuple[float, float, int]:
-        config = load_config("debug", {**SHAPE, **KINDS["dense"]})
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_changes_neither_loss_nor_gradient_of_a_step(kind: str) -> None:
+    def step(padding: int) -> tuple[float, float, float, int]:
+        config = load_config("debug", {**SHAPE, **KINDS[kind], "capacity_factor": 0.8, "num_experts": 4})
         hardware = detect_cpu()
         engine = TorchEngine(config, VOCAB, hardware, choose_precision("fp32", hardware))
         row = np.concatenate([tokens(2, 21).numpy(), np.zeros((2, padding), dtype=np.int64)], axis=1)
@@ -104,6 +105,7 @@ def test_padding_changes_neither_loss_nor_gradient_of_a_dense_step() -> None:
         labels[:, 20:] = -100
         documents = np.where(np.arange(row.shape[1] - 1) < 20, 0, -1)[None].repeat(2, 0)
         stats = engine.train_step(1, [MicroBatch(row[:, :-1], labels, documents)], 1e-3)
-        return round(stats.loss, 5), round(stats.grad_norm, 4), stats.tokens
+        dropped = stats.series.get("moe.tokens_dropped", 0.0)
+        return round(stats.total_loss, 5), round(stats.grad_norm, 4), dropped, stats.tokens
 
-    assert norm(0) == norm(11)
+    assert step(0) == step(11)
