@@ -19,6 +19,7 @@ from lumina.data.report import Issue
 from lumina.data.tokenizer import SPECIAL, encode, special_id
 
 BATCH = 256
+BATCH_CHARACTERS = 1 << 20
 SHOWN_TOKENS = 4000  # tokens of a sample that is shown
 
 
@@ -55,6 +56,7 @@ class Tally:
     _scores: Counter[int] = field(default_factory=Counter)
     _took: Counter[str] = field(default_factory=Counter)
     _held: list[Judged] = field(default_factory=list)
+    _characters: int = 0
 
     def add(self, item: Judged | Issue) -> None:
         """Counts one sample, or one issue in a sample's place."""
@@ -77,7 +79,8 @@ class Tally:
             self.note(low)
             return
         self._held.append(item)
-        if len(self._held) >= BATCH:
+        self._characters += sum(map(len, document.texts))
+        if len(self._held) >= BATCH or self._characters >= BATCH_CHARACTERS:
             self.flush()
 
     def note(self, issue: Issue) -> None:
@@ -97,7 +100,7 @@ class Tally:
                 self.with_loss += sum(mask)
                 if len(self.shown) < self.counting.samples:
                     self.shown.append(_shown(item, tokenizer, ids, mask))
-        self._held = []
+        self._held, self._characters = [], 0
 
     @property
     def kind(self) -> str | None:

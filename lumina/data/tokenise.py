@@ -17,13 +17,12 @@ from tokenizers import Tokenizer
 
 from lumina.data.order import WORD, key_of, scrambled
 from lumina.data.sources import Document
-from lumina.data.tokenizer import BOS, EOS, encode, encode_texts, special_id
+from lumina.data.tokenizer import BOS, EOS, encode, encode_texts, pieces_of, special_id
 from lumina.data.tokens import FIRST, LOSS, Flags, TokenWriter
 
 BATCH_CHARS = 1 << 19  # text encoded at once; its encodings take about a hundred bytes a token
 BATCH_DOCUMENTS = 1 << 12
 GOLDEN = 0x9E3779B97F4A7C15
-PIECE = 1 << 16  # characters of a longer document that are encoded as one text
 Batch = list[Document]
 Encoded = tuple[NDArray[Any], Flags]
 Tell = Callable[[int], None]  # characters so far
@@ -104,17 +103,6 @@ def _flagged(ids: list[int], mask: list[int]) -> Encoded:
     flags = np.where(np.array(mask, dtype=np.uint8) > 0, LOSS, 0).astype(np.uint8)
     flags[:1] |= FIRST
     return np.array(ids, dtype=np.uint32), flags
-
-
-def pieces_of(text: str) -> Iterator[str]:
-    """A long text in pieces that end before a space, where a byte-level tokenizer would cut, too."""
-    at = 0
-    while len(text) - at > PIECE:
-        cut = text.rfind(" ", at + PIECE // 2, at + PIECE)
-        cut = cut if cut > at else at + PIECE
-        yield text[at:cut]
-        at = cut
-    yield text[at:]
 
 
 def texts_of(document: Document) -> tuple[str, ...]:

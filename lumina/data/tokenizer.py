@@ -12,6 +12,8 @@ from lumina.data.report import DataError
 
 PAD, BOS, EOS, SEP = "<pad>", "<bos>", "<eos>", "<sep>"
 ROLE_TOKENS = {role: f"<{role}>" for role in ("system", "user", "assistant", "tool")}
+PIECE = 1 << 16  # characters of a longer document that are encoded as one text
+AT_ONCE = 1 << 21  # characters that are encoded at once
 SPECIAL = [PAD, BOS, EOS, SEP, *ROLE_TOKENS.values()]
 
 
@@ -59,7 +61,28 @@ def special_id(tokenizer: Tokenizer, token: str) -> int:
 def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[int]]:
     """The tokens of each text, and of nothing else: a special token that is spelled out in a text stays text."""
     tokenizer.encode_special_tokens = True  # "<assistant>" in a text must not become a turn of the assistant
-    return (encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+    if sum(map(len, texts)) <= AT_ONCE:
+        yield from (encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+        return
+    for text in texts:  # an encoding takes about a hundred bytes a token
+        pieces, ids = list(pieces_of(text)), list[int]()
+        for start in range(0, len(pieces), AT_ONCE // PIECE):
+            for encoding in tokenizer.encode_batch_fast(
+                pieces[start : start + AT_ONCE // PIECE], add_special_tokens=False
+            ):
+                ids += encoding.ids
+        yield ids
+
+
+def pieces_of(text: str) -> Iterator[str]:
+    """A long text in pieces that end before a space, where a byte-level tokenizer would cut, too."""
+    at = 0
+    while len(text) - at > PIECE:
+        cut = text.rfind(" ", at + PIECE // 2, at + PIECE)
+        cut = cut if cut > at else at + PIECE
+        yield text[at:cut]
+        at = cut
+    yield text[at:]
 
 
 def encode(tokenizer: Tokenizer, documents: list[Document], mask_user: bool) -> list[tuple[list[int], list[int]]]:

@@ -16,7 +16,8 @@ from lumina.config import Config, load_config
 from lumina.data import Dataset, identity, prepare
 from lumina.data.identity import content_hash
 from lumina.data.sources import Document
-from lumina.data.tokenise import PIECE, HeldOut, pieces_of, sampled
+from lumina.data.tokenise import HeldOut, sampled
+from lumina.data.tokenizer import PIECE, pieces_of
 from lumina.data.tokens import TokenStore
 
 WORDS = [f"w{number}" for number in range(400)]

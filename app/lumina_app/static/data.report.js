@@ -5,6 +5,7 @@ import { html } from "/lumina/static/html.js";
 
 const SHOWN_TOKENS = 700;
 const SHOWN_ISSUES = 100;
+const SHOWN_SAMPLES = 12;
 
 function figure(label, value, note = null, kind = "") {
   return html`<div class="lm-kpi" data-kind="${kind}"><dt>${label}</dt><dd><span>${value}</span>${note && html`<em>${note}</em>`}</dd></div>`;
@@ -112,7 +113,7 @@ function samples(document) {
   return html`<section class="lm-card lm-samples"><header><h2>Samples</h2>
     <small>token by token</small><span class="lm-space"></span>
     <span class="lm-legend"><span class="lm-t lm-on">carries loss</span><span class="lm-t">no loss</span><span class="lm-t lm-special">special</span></span></header>
-    ${shown.map(sample)}</section>`;
+    ${shown.slice(0, SHOWN_SAMPLES).map(sample)}</section>`;
 }
 
 function sample({ path, line, form, quality: score, tokens, loss, special, tokens_not_shown: rest }) {
