@@ -10,7 +10,7 @@ import pytest
 
 from faults import table
 from faults.lab import Lab
-from faults.matrix import Row, Tally
+from faults.matrix import LONG, Row, Tally
 
 PASSED = pytest.StashKey[bool]()
 RESULTS: dict[str, table.Result] = {}
@@ -33,7 +33,7 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     assert row is not None, "only a test that is declared a row has a tally"
     tally = Tally()
     tally.doc.update(name=row.name, theme=request.path.stem.removeprefix("test_"))
-    tally.doc.update(injected=row.injected, expected=row.expected)
+    tally.doc.update(injected=row.injected, expected=row.expected, long=LONG)
     request.node.user_properties.append(("fault", tally.doc))
     yield tally
     assert tally.doc["tried"] > 0 or not request.node.stash.get(PASSED, False), "nothing was injected"

@@ -28,7 +28,7 @@ def check_after_power_cut(paths: RunPaths, acknowledged: int, saved: int) -> Non
     with Journal.open(paths) as journal:
         entries = list(journal.entries)
     assert len(entries) in (acknowledged, acknowledged + 1)
-    told = max((entry.step for entry in entries if entry.type == "checkpoint"), default=0)
+    told = max((entry.doc["step"] for entry in entries if entry.type == "checkpoint"), default=0)
     for manifest in manifests(paths):
         state, found, attempts = load_checkpoint(paths.checkpoints, manifest["step"])
         assert [attempt.ok for attempt in attempts] == [True], "half a checkpoint can be seen"

@@ -111,7 +111,9 @@ def test_bursts_of_saves(lab: Lab, tally: Tally) -> None:
         assert life.code == 0, log_of(paths)
         assert len(life.hits) == 2
         saved = [entry for entry in read_entries(paths) if entry.type == "checkpoint"]
-        assert step in {entry.step for entry in saved}
+        assert any(entry.doc["step"] >= step for entry in saved), (
+            "asked for at that step, and at the latest the next one"
+        )
         tally.tried(100)
         assert_same(outcome(paths), lab.undisturbed())
 
