@@ -320,3 +320,46 @@ def watch_inbox(hits: Path) -> None:
         return whole(self)
 
     Loop.step = stepped  # type: ignore[method-assign]
+
+
+# Memory
+
+
+def limit_memory(hits: Path, step: int, sequences: int, phase: str) -> None:
+    """From a step on, a larger micro-batch runs out of memory in forward, backward or the optimizer's step."""
+    import torch
+
+    from lumina.engine.torch_engine import TorchEngine
+    from lumina.model import Transformer
+
+    train_step, forward = TorchEngine.train_step, Transformer.forward
+    backward, update = torch.Tensor.backward, torch.optim.AdamW.step
+    now = {"step": 0, "sequences": 0}
+
+    def check(where: str) -> None:
+        if where == phase and now["step"] >= step and now["sequences"] > sequences:
+            _hit(hits, step=now["step"], sequences=now["sequences"])
+            raise torch.OutOfMemoryError(f"CUDA out of memory (injected in {where})")
+
+    def stepped(self: Any, number: int, *rest: Any) -> Any:
+        now["step"] = number
+        return train_step(self, number, *rest)
+
+    def forwarded(self: Any, tokens: Any, *rest: Any, **more: Any) -> Any:
+        if self.training:
+            now["sequences"] = len(tokens)
+            check("forward")
+        return forward(self, tokens, *rest, **more)
+
+    def went_back(self: Any, *rest: Any, **more: Any) -> Any:
+        check("backward")
+        return backward(self, *rest, **more)
+
+    def updated(self: Any, *rest: Any, **more: Any) -> Any:
+        check("optimizer")
+        return update(self, *rest, **more)
+
+    TorchEngine.train_step = stepped  # type: ignore[method-assign]
+    Transformer.forward = forwarded  # type: ignore[method-assign]
+    torch.Tensor.backward = went_back  # type: ignore[method-assign]
+    torch.optim.AdamW.step = updated  # type: ignore[method-assign]
