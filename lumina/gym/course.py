@@ -44,11 +44,13 @@ class Shelf:
         self._code = _code_of(WATCHED)
 
     def get(self, cell: Cell) -> dict[str, Any] | None:
-        """The result of a cell, if it was trained by the orchestrator of this checkout."""
+        """The result of a cell, if it came to an end, and under the orchestrator of this checkout."""
         path = self._path(cell)
         if not path.exists():
             return None
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if str(document["status"]).startswith("failed"):
+            return None  # it may have been the machine, or a bug that is mended
         return document if cell.method != "auto" or document.get("code") == self._code else None
 
     def put(self, cell: Cell, document: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ from lumina.gym.plan import cell_of, noise_seeds, reference_of
 from lumina.gym.scenario import Scenario, Seeds
 
 Results = Mapping[str, Mapping[str, Any]]
-ORCHESTRATOR = "orchestrator"
 INTERVALS = 2  # check intervals within which a fault should be noticed
 PER = 10_000  # healthy steps that false alarms are given for
 
@@ -189,14 +188,14 @@ def _healthy_part(scenario: Scenario, onset: int | None, document: Mapping[str, 
 
 
 def _false(method: str, document: Mapping[str, Any], until: int) -> tuple[int, int, int]:
-    """Proposals, actions and health issues within the first `until` steps."""
+    """Proposals, those that were acted on, and health issues within the first `until` steps."""
     if method != "auto":
         acts = sum(step <= until for step in document["acts"])
         return acts, acts, 0
-    actions = [entry for entry in document["applied"] if entry.get("by") == ORCHESTRATOR]
-    parts = (document["proposals"], actions, document["issues"])
-    proposals, acted, issues = (sum(entry["step"] <= until for entry in part) for part in parts)
-    return proposals, acted, issues
+    # By the step of the proposal: an action that takes the run back is journalled at the step that it went back to.
+    proposals = [entry for entry in document["proposals"] if entry["step"] <= until]
+    acted = sum(entry["became"] == "applied" for entry in proposals)
+    return len(proposals), acted, sum(entry["step"] <= until for entry in document["issues"])
 
 
 def summary(method: str, table: Sequence[Row]) -> Summary:

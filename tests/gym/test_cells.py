@@ -131,6 +131,12 @@ def test_finished_cells_are_kept_and_only_the_rest_is_trained(tmp_path, monkeypa
     assert len(told) == 6
 
 
+def test_a_run_that_broke_down_is_tried_again(tmp_path):
+    shelf, cell = course.Shelf(tmp_path), Cell("test", SMALL, 3, None, "clip", 1)
+    shelf.put(cell, {"status": "failed: OSError: no space left on device"})
+    assert shelf.get(cell) is None
+
+
 def test_what_the_orchestrator_did_is_trained_again_once_it_is_another_one(tmp_path):
     auto, clip = (Cell("test", SMALL, 3, None, method, 1) for method in ("auto", "clip"))
     shelf = course.Shelf(tmp_path)

@@ -21,8 +21,8 @@ def result(final: float | None, **more: Any) -> dict[str, Any]:
             "check_interval": 20, **empty, **more}  # fmt: skip
 
 
-def proposal(step: int, cause: str = "divergence") -> dict[str, Any]:
-    return {"step": step, "cause": cause}
+def proposal(step: int, cause: str = "divergence", became: str = "applied") -> dict[str, Any]:
+    return {"step": step, "cause": cause, "became": became}
 
 
 def results(method: str, losses: dict[int, float | None], *, none: float | None = 3.0, **more: Any) -> dict[str, Any]:
@@ -93,16 +93,21 @@ def test_baselines_detect_by_acting():
 
 def test_false_interventions_are_counted_per_ten_thousand_healthy_steps():
     found = {}
-    for seed in (11, 12):
-        actions = [{"step": 9, "cause": "plateau", "by": "orchestrator"}, {"step": 9, "cause": None, "by": "ada"}]
+    for seed, became in ((11, "applied"), (12, "withdrawn (its cause is gone)")):
         found[cell_of(HEALTHY, "none", seed, True).key] = result(1.0)
         found[cell_of(HEALTHY, "auto", seed, True).key] = result(
-            1.0, attempted_steps=1000, proposals=[proposal(9)], applied=actions if seed == 11 else []
+            1.0, attempted_steps=1000, proposals=[proposal(9, became=became)]
         )
     made = score.rows([HEALTHY], ["auto"], [11, 12], SPLIT, True, found)
     summary = score.summary("auto", made)
     assert (summary.healthy_steps, summary.false_proposals, summary.false_actions) == (2000, 10.0, 5.0)
     assert summary.mean_repair is None
+
+
+def test_going_back_before_the_fault_is_no_false_intervention():
+    back = {"step": 40, "cause": "divergence", "by": "orchestrator", "method": "rollback_steps"}
+    found = row("auto", results("auto", {11: 1.0, 12: 1.0}, proposals=[proposal(60)], applied=[back]))
+    assert (found.false_proposals, found.false_actions, found.detected) == (0, 0, 2)
 
 
 def test_overfitting_is_measured_against_the_lowest_loss_on_the_way_and_from_there():
