@@ -2,7 +2,7 @@
 to Hugging Face's Mixtral of the same size.
 
 `python benchmarks/step.py` lets the processes of each comparison take turns, prints medians and ratios, and writes them
-to `docs/benchmarks.md` and `docs/benchmarks.json`. `--size tiny --rounds 5` is a quick look.
+to `docs/performance.md` and `docs/performance.json`. `--size tiny --rounds 5` is a quick look.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ SIZES = {
     "tiny": Size(8192, 256, 30, _config(128, 2, 2, 2, 8, 2, 344)),
     "small": Size(16384, 512, 8, _config(512, 8, 8, 2, 8, 2, 1408)),
     "many": Size(16384, 512, 8, _config(512, 4, 8, 2, 64, 4, 256)),
+    "few": Size(16384, 512, 8, _config(512, 4, 8, 2, 8, 4, 256)),
+    "long": Size(8192, 2048, 20, _config(128, 2, 2, 2, 8, 2, 344)),
 }
 
 
@@ -134,6 +136,35 @@ def telemetry(name: str, threads: int, precision: str) -> Comparison:
     )
 
 
+def choices(name: str, threads: int, precision: str) -> Comparison:
+    """What each option of a run costs and saves; attention by products and fused, where the length lets it choose."""
+    size = SIZES[name]
+    spec = {**_spec(size, threads, precision), "kind": "engine"}
+    config = {**_lumina(size), "use_mod": False}
+    varied = (
+        ("as it is", {}, {}),
+        ("mixed_bf16", {"precision": "mixed_bf16"}, {}),
+        ("bf16", {"precision": "bf16"}, {}),
+        ("gradient checkpointing", {}, {"gradient_checkpointing": True}),
+        ("compile", {}, {"compile": True}),
+        ("attention by products", {}, {"use_flash_attention": False}),
+    )
+    subjects = [Subject(label, {**spec, **given, "config": {**config, **more}}) for label, given, more in varied]
+    return Comparison(f"{name}: options", tuple(subjects), size.rounds)
+
+
+def slots(threads: int, precision: str) -> Comparison:
+    """Eight times the experts at the same work for each token."""
+    subjects = [
+        Subject(f"{SIZES[name].config['num_experts']} experts, top-4", {
+            **_spec(SIZES[name], threads, precision), "kind": "engine",
+            "config": {**_lumina(SIZES[name]), "use_mod": False, "capacity_factor": None},
+        })
+        for name in ("few", "many")
+    ]  # fmt: skip
+    return Comparison("from 8 to 64 experts", tuple(subjects), SIZES["many"].rounds)
+
+
 def _spec(size: Size, threads: int, precision: str) -> dict[str, Any]:
     shape = {"sequences": TOKENS // size.length, "length": size.length, "vocab": size.vocab}
     return {**shape, "threads": threads, "precision": precision}
@@ -184,13 +215,13 @@ def table(name: str, entry: dict[str, Any]) -> str:
 
 def keep(name: str, entry: dict[str, Any]) -> None:
     """Stores one comparison and writes the page's section anew from all that are stored."""
-    stored = DOCS / "benchmarks.json"
+    stored = DOCS / "performance.json"
     document = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
     document[name] = entry
     stored.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    page = DOCS / "benchmarks.md"
+    page = DOCS / "performance.md"
     section = "\n".join([BEGIN, ABOUT, *(table(*item) for item in document.items()), END]) + "\n"
-    old = page.read_text(encoding="utf-8") if page.exists() else "# Benchmarks\n\n"
+    old = page.read_text(encoding="utf-8") if page.exists() else "# Performance\n\n"
     if BEGIN in old:
         before, rest = old.split(BEGIN, 1)
         old, section = before, section + rest.split(END, 1)[1].lstrip("\n")
@@ -200,7 +231,10 @@ def keep(name: str, entry: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", action="append", choices=[*SIZES], help="may be repeated; default tiny and small")
-    parser.add_argument("--what", action="append", choices=["telemetry", "depth", "peers"], help="default all")
+    parser.add_argument(
+        "--what", action="append", choices=["telemetry", "depth", "peers", "choices", "slots"],
+        help="may be repeated; default telemetry, depth and peers; slots has sizes of its own",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, help="steps of each subject; default by size")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "mixed_bf16"])
     parser.add_argument("--threads", type=int)
@@ -209,11 +243,12 @@ def main() -> None:
     hardware = detect()
     threads = options.threads or choose_threads(hardware)
     machine = f"{hardware.name}, {threads} threads, {platform.system()}, torch {torch.__version__}"
-    made = {"telemetry": telemetry, "depth": depth, "peers": peers}
+    made = {"telemetry": telemetry, "depth": depth, "peers": peers, "choices": choices}
     print(ABOUT)
     for size in options.size or ["tiny", "small"]:
-        for what in options.what or made:
-            comparison = made[what](size, threads, options.precision)
+        for what in options.what or ["telemetry", "depth", "peers"]:
+            by_size = what in made
+            comparison = made[what](size, threads, options.precision) if by_size else slots(threads, options.precision)
             rounds = options.rounds or comparison.rounds
             found = list(rows(comparison, take_turns(comparison.subjects, rounds, warmup=2)))
             name, entry = (
