@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from lumina.accounting import flops_per_token
 from lumina.config import Config, load_config
-from lumina.data import Dataset, Loader, prepare
+from lumina.data import Dataset, prepare
 from lumina.engine.api import MicroBatch
 from lumina.engine.torch_engine import TorchEngine
 from lumina.hardware import choose_precision, detect_cpu
@@ -56,8 +56,8 @@ Curve = dict[int, float]  # step -> validation loss, nats per token
 
 
 def config_of(family: str, seed: int, text: list[str]) -> Config:
-    return load_config("debug", {**SHAPE, **FAMILIES[family], "base_paths": text, "seed": seed,
-                                 "batch_size": SEQUENCES, "precision": "fp32"})  # fmt: skip
+    run = {"base_paths": text, "seed": seed, "batch_size": SEQUENCES, "precision": "fp32"}
+    return load_config("debug", {**SHAPE, **FAMILIES[family], **run, "document_boundaries": False})
 
 
 def rate(step: int) -> float:
@@ -65,9 +65,9 @@ def rate(step: int) -> float:
     return RATE * min(1.0, step / WARMUP)
 
 
-def batches(data: Dataset, seed: int) -> Callable[[int], MicroBatch]:
+def batches(data: Dataset, steps: int) -> Callable[[int], MicroBatch]:
     """The batch of a step."""
-    loader = Loader(data.train, seed)
+    loader = data.training_loader(unit=SEQUENCES, horizon=steps * SEQUENCES)
 
     def at(step: int) -> MicroBatch:
         found = loader.batch((step - 1) * SEQUENCES, SEQUENCES)
@@ -77,7 +77,7 @@ def batches(data: Dataset, seed: int) -> Callable[[int], MicroBatch]:
 
 
 def held_out(data: Dataset) -> list[MicroBatch]:
-    loader, count = Loader(data.validation, None), data.validation.count
+    loader, count = data.validation_loader(), sum(source.validation.count for source in data.sources)
     found = [loader.batch(at, min(SEQUENCES, count - at)) for at in range(0, count, SEQUENCES)]
     return [MicroBatch(batch.tokens, batch.labels) for batch in found]
 
@@ -91,7 +91,7 @@ def learn_lumina(family: str, seed: int, text: list[str], steps: int) -> dict[st
     """Validation losses of Lumina's model, and what a token costs."""
     config = config_of(family, seed, text)
     data = prepare(config)
-    engine, batch, held = engine_of(config, data), batches(data, seed), held_out(data)
+    engine, batch, held = engine_of(config, data), batches(data, 2 * steps), held_out(data)
     flops = flops_per_token(config, config.sequence_length, data.vocab_size).total
     dense = config_of("dense", seed, text)
     same_cost = round(steps * flops_per_token(dense, dense.sequence_length, data.vocab_size).total / flops)
@@ -113,7 +113,7 @@ def learn_peer(family: str, seed: int, text: list[str], steps: int) -> dict[str,
     data = prepare(config)
     peer = peer_of(config, data.vocab_size)
     copy_weights(engine_of(config, data), peer)
-    batch, held = batches(data, seed), held_out(data)
+    batch, held = batches(data, 2 * steps), held_out(data)
     groups = [{"params": [p for p in peer.parameters() if p.ndim >= 2], "weight_decay": config.training.weight_decay},
               {"params": [p for p in peer.parameters() if p.ndim < 2], "weight_decay": 0.0}]  # fmt: skip
     betas = (config.training.adam_beta1, config.training.adam_beta2)
