@@ -9,6 +9,8 @@ from typing import Any
 import lumina
 from lumina.checkpoint import CanonicalState, state_hash
 from lumina.store.journal import Entry
+from lumina.store.layout import RunPaths
+from lumina.train.recorder import WALL_CLOCK
 
 SIZE: dict[str, Any] = {
     "model.hidden_size": 32,
@@ -68,3 +70,20 @@ def reopened(trainer: lumina.Trainer) -> lumina.Trainer:
 
 def bits(trainer: lumina.Trainer) -> str:
     return state_hash(canonical(trainer))
+
+
+def killed(trainer: lumina.Trainer) -> RunPaths:
+    """Leaves the run as a kill -9 does; what was being written to the disk is whole, and the journal knows nothing."""
+    session, flying = trainer._session, trainer._saver._flying
+    if flying is not None:
+        assert flying.writing.wait(30.0)
+    assert session.writer.close()
+    session.journal.close()
+    session.lock.release()
+    return session.paths
+
+
+def figures(paths: RunPaths) -> dict[str, list[float | None]]:
+    """Every series of the current line but those of clock and memory."""
+    frame = lumina.Run(paths).metrics()
+    return {name: frame[name].to_list() for name in frame.columns if name not in WALL_CLOCK}

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ _OWN = b',\n "sha256": "'
 
 @dataclass(frozen=True)
 class Manifest:
-    """Version 1. `files` maps a file's name to {sha256, bytes}; `journal_seq` is the last entry that the state had.
+    """Version 1. `files` maps a file's name to {sha256, bytes}; `journal_seq` is the last entry that the state had,
+    except for those in `pending`, which a resumed run had not come to yet.
 
     `val_loss` is that of this very state, None where it was not measured.
     """
@@ -34,6 +35,7 @@ class Manifest:
     fingerprint: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
     epoch: int | None = None
+    pending: Sequence[int] = ()
     shards: int = 1
     v: int = 1
 

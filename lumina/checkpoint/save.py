@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ def save_checkpoint(root: Path, step: int, state: CanonicalState, **about: Any) 
 
 
 def write_files(root: Path, step: int, snapshot: Snapshot, *, reason: str, segment: str, val_loss: float | None,
-                journal_seq: int, fingerprint: Mapping[str, Any], epoch: int | None = None) -> Path:  # fmt: skip
+                journal_seq: int, fingerprint: Mapping[str, Any], epoch: int | None = None,
+                pending: Sequence[int] = ()) -> Path:  # fmt: skip
     """The whole checkpoint under a name that no reader looks at: each file fsynced, the manifest last.
 
     Nothing is left behind when it raises `OSError`.
@@ -41,9 +42,9 @@ def write_files(root: Path, step: int, snapshot: Snapshot, *, reason: str, segme
         digests = {name: files[name]["sha256"] for name in snapshot.files}
         manifest = Manifest(
             step, segment, reason, val_loss, journal_seq, time.time(), snapshot.hash(digests), dict(fingerprint), files,
-            epoch,
+            epoch, list(pending),
         )  # fmt: skip
-        atomic.write_file(folder / MANIFEST, manifest.to_bytes())
+        atomic.write_into_new(folder / MANIFEST, manifest.to_bytes())
         atomic.fsync_dir(folder)
     except OSError:
         discard(folder)
@@ -60,7 +61,7 @@ def _write_contents(folder: Path, snapshot: Snapshot) -> dict[str, dict[str, Any
             name: pool.submit(lambda data: hashlib.sha256(data).hexdigest(), data) for name, data in contents.items()
         }
         for name, data in contents.items():
-            atomic.write_file(folder / name, data)
+            atomic.write_into_new(folder / name, data)
         return {name: {"sha256": sums[name].result(), "bytes": len(data)} for name, data in contents.items()}
 
 

@@ -89,10 +89,24 @@ class EngineDescription:
         }
 
 
+class OutOfMemory(Exception):
+    """A step that did not fit; nothing was changed by it, and its gradients are dropped. `phase` says where."""
+
+    def __init__(self, phase: str, message: str) -> None:
+        super().__init__(f"out of memory in {phase}: {message}")
+        self.phase, self.message = phase, message
+
+
+class TornUpdate(Exception):
+    """Memory ran out when a part of the parameters was updated already: this state is not to be saved or used."""
+
+
 class Engine(Protocol):
     """Owns the model and the optimizer. The same state, step, batches and rate give the same bits on a CPU."""
 
-    def train_step(self, step: int, microbatches: Sequence[MicroBatch], learning_rate: float) -> StepStats: ...
+    def train_step(self, step: int, microbatches: Sequence[MicroBatch], learning_rate: float) -> StepStats:
+        """Raises `OutOfMemory` when the step did not fit, `TornUpdate`."""
+        ...
 
     def eval_step(self, batch: MicroBatch) -> EvalStats: ...
 

@@ -17,12 +17,20 @@ from torch import Tensor, nn
 
 from lumina.checkpoint import CanonicalState
 from lumina.config import Config
-from lumina.engine.api import EngineDescription, EvalStats, LayerExperts, MicroBatch, StepStats
+from lumina.engine.api import (
+    EngineDescription,
+    EvalStats,
+    LayerExperts,
+    MicroBatch,
+    OutOfMemory,
+    StepStats,
+    TornUpdate,
+)
 from lumina.engine.guard import CollapseGuard
 from lumina.engine.numerics import Multiplication, Weights, autocast, exported, scaler_of, weights_for_inference
 from lumina.engine.statistics import StepFigures, StepValues
-from lumina.hardware import Hardware, PrecisionChoice, choose_inference_precision, compile_problem
-from lumina.model import Transformer, experts
+from lumina.hardware import Hardware, PrecisionChoice, choose_inference_precision, compile_problem, is_out_of_memory
+from lumina.model import ModelOutput, Transformer, experts
 from lumina.model.mod import DepthRouter
 from lumina.model.moe import STACKED, STACKED_BUFFERS, MoE
 from lumina.store.errors import Refusal
@@ -49,6 +57,7 @@ class TorchEngine:
         self._clip = config.training.gradient_clip_val
         self._weight_decay = config.training.weight_decay
         self._guard = CollapseGuard()
+        self._phase = ""  # of the step that is being computed
         self._scaler = scaler_of(precision, config.precision)
         torch.manual_seed(config.training.seed)
         self._build({}, draw=True)
@@ -84,7 +93,25 @@ class TorchEngine:
     # Steps
 
     def train_step(self, step: int, microbatches: Sequence[MicroBatch], learning_rate: float) -> StepStats:
-        """Forward, backward, clip and update; the gradient is the mean over all labels of all micro-batches."""
+        """Forward, backward, clip and update; the gradient is the mean over all labels of all micro-batches.
+
+        It happens wholly or not at all: when memory runs out, the gradients are dropped and nothing has changed.
+        """
+        try:
+            return self._train_step(step, microbatches, learning_rate)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            message = str(error).partition("\n")[0] or type(error).__name__
+        # Not inside the handler, whose traceback keeps the activations alive.
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise OutOfMemory(self._phase, message)
+
+    def _train_step(self, step: int, microbatches: Sequence[MicroBatch], learning_rate: float) -> StepStats:
+        self._phase = "forward"
         torch.manual_seed(self.config.training.seed * SEED_STRIDE + step)
         self.model.train()
         self.model.knobs.step = step
@@ -93,13 +120,14 @@ class TorchEngine:
         labels = sum(int((batch.labels != -100).sum()) for batch in microbatches)
         figures = StepFigures(self.model, self.telemetry)
         for batch in microbatches:
-            with autocast(self.precision, self.device):
-                output = self.model(*self._tensors(batch))
+            self._phase = "forward"
+            output = self._forward(batch)
             auxiliary = output.auxiliary / len(microbatches)
             total = output.loss_sum / max(1, labels) + auxiliary
-            (total if self._scaler is None else total * self._scaler.scale).backward()
-            self.weights.gather_gradients()
+            self._phase = "backward"
+            self._backward(total if self._scaler is None else total * self._scaler.scale)
             figures.add(output, total)
+        self._phase = "the optimizer's step"
         weights = list(self.weights.by_name.values())
         if self._scaler is not None:
             self._scaler.unscale(weights)
@@ -108,10 +136,10 @@ class TorchEngine:
         skipped = not (math.isfinite(values.grad_norm) and math.isfinite(values.total_loss))
         if self._scaler is not None:
             values.series["precision.loss_scale"] = self._scaler.scale
-            self._scaler.update(overflow=skipped)
         if not skipped:
-            self._update()
-            self._follow(values, figures)
+            self._update(values, figures)
+        if self._scaler is not None:
+            self._scaler.update(overflow=skipped)
         return StepStats(
             step=step,
             loss=values.loss_sum / max(1, labels),
@@ -126,13 +154,42 @@ class TorchEngine:
             sequence_losses=values.sequence_losses,
         )
 
-    def _update(self) -> None:
-        """The optimizer's step; pruned experts are frozen, which zero gradients alone do not achieve."""
+    def _forward(self, batch: MicroBatch) -> ModelOutput:
+        with autocast(self.precision, self.device):
+            output: ModelOutput = self.model(*self._tensors(batch))
+        return output
+
+    def _backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.weights.gather_gradients()
+
+    def _update(self, values: StepValues, figures: StepFigures) -> None:
+        """The optimizer's step and what follows from it; pruned experts are frozen, which zero gradients alone do not
+        achieve. All memory is taken before the first number changes: the fused update works in place."""
+        self._make_room()
         held = [(row, row.clone()) for row in self._pruned_rows()]
-        self.optimizer.step()
-        for row, before in held:
-            row.copy_(before)
-        self.weights.publish()
+        counters = [self.optimizer.state[group["params"][0]]["step"] for group in self.optimizer.param_groups]
+        before = [counter.clone() for counter in counters]
+        try:
+            self.optimizer.step()
+            for row, kept in held:
+                row.copy_(kept)
+            self.weights.publish()
+            self._follow(values, figures)
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error) and any(map(torch.ne, counters, before)):
+                raise TornUpdate(f"memory ran out in the middle of an update: {error}") from error
+            raise
+
+    def _make_room(self) -> None:
+        """The moments of parameters that have none yet, as the optimizer itself would make them one by one."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                if not self.optimizer.state[parameter]:
+                    self.optimizer.state[parameter] = {
+                        "step": torch.zeros((), dtype=torch.float32, device=self.device),
+                        **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
+                    }
 
     def _pruned_rows(self) -> Iterator[Tensor]:
         for layer, expert in self._pruned:

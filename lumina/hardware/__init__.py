@@ -7,6 +7,7 @@ from lumina.hardware.accelerator import detect
 from lumina.hardware.compiler import compile_problem
 from lumina.hardware.demands import check_demands
 from lumina.hardware.detect import Hardware, choose_threads, detect_apart, detect_cpu
+from lumina.hardware.memory import is_out_of_memory
 from lumina.hardware.platform import environment_of_platform, flash_problem, for_platform
 from lumina.hardware.precision import (
     PrecisionChoice,
@@ -30,4 +31,5 @@ __all__ = [
     "environment_of_platform",
     "flash_problem",
     "for_platform",
+    "is_out_of_memory",
 ]

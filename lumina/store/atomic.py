@@ -75,23 +75,32 @@ def create_file(path: Path, data: bytes) -> None:
     fsync_dir(path.parent)
 
 
+def write_into_new(path: Path, data: Content) -> None:
+    """Put `data` at the new name `path` in a folder that nobody looks at yet; the name is durable after `fsync_dir`."""
+    _write(path, data)
+
+
 def _write_temporary(path: Path, data: Content) -> Path:
     # A leading dot: whoever lists the folder skips what is not finished.
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    _fault("create", temporary)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    _write(temporary, data)
+    return temporary
+
+
+def _write(path: Path, data: Content) -> None:
+    _fault("create", path)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         try:
-            _fault("write", temporary, data=data)
+            _fault("write", path, data=data)
             write_all(fd, data)
-            _fault("fsync", temporary)
+            _fault("fsync", path)
             os.fsync(fd)
         finally:
             os.close(fd)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         raise
-    return temporary
 
 
 def open_append(path: Path) -> int:

@@ -27,7 +27,7 @@ def project(db: sqlite3.Connection, entry: Entry) -> None:
         _put(db, "proposal", entry.id, entry, str(entry.doc.get("state", "open")), entry.doc)
     elif entry.type == "decision":
         _decide(db, entry, entry.doc.get("proposal"), str(entry.doc.get("decision")), entry.doc)
-    elif entry.type in ("accepted", "applied", "refused"):
+    elif entry.type in ("accepted", "applied", "refused") or (entry.type == "oom_split" and entry.doc.get("method")):
         _put_receipt(db, entry)
     elif entry.type == "effect":
         _put(db, "effect", entry.id, entry, str(entry.doc.get("state", "pending")), entry.doc)
@@ -106,7 +106,7 @@ def _put(db: sqlite3.Connection, table: str, id: str | None, entry: Entry, state
 
 
 def _put_receipt(db: sqlite3.Connection, entry: Entry) -> None:
-    usual = {"accepted": "queued", "applied": "verified", "refused": "refused"}[entry.type]
+    usual = {"accepted": "queued", "refused": "refused"}.get(entry.type, "verified")
     state = str(entry.doc.get("state") or usual)
     _put(db, "receipt", entry.id, entry, state, {**entry.doc, "at": entry.at})
     proposal = entry.doc.get("proposal")
@@ -150,7 +150,7 @@ def describe(entry: Entry) -> tuple[str, str, str] | None:
         reason = f" ({doc['reason']})" if doc.get("reason") else ""
         return "info", "checkpoint", f"{doc.get('name') or f'checkpoint_step_{entry.step}'} saved{reason}"
     if entry.type == "oom_split":
-        return "warning", "memory", f"Out of memory at step {entry.step}: the micro-batch was split"
+        return "warning", "memory", _describe_split(entry)
     if entry.type == "batch_skipped":
         return "critical", "health", f"Step {entry.step} skipped: {doc.get('reason') or 'loss or gradient not finite'}"
     if entry.type == "end":
@@ -158,6 +158,17 @@ def describe(entry: Entry) -> tuple[str, str, str] | None:
         level = "critical" if doc.get("state") == "failed" else "info"
         return level, "run", f"Run {doc.get('state', 'ended')} at step {entry.step}{reason}"
     return None
+
+
+def _describe_split(entry: Entry) -> str:
+    phase, after = entry.doc.get("phase"), entry.doc.get("after") or {}
+    told = f"Out of memory in step {entry.step + 1}" + (f", in {phase}" if phase else "")
+    if "batch_size" not in after:
+        return f"{told}: the micro-batch was split"
+    return (
+        f"{told}: micro-batches of {after['batch_size']} from now on, {after['gradient_accumulation_steps']} per step; "
+        "a step sees the same sequences as before"
+    )
 
 
 def _describe_segment(entry: Entry) -> tuple[str, str, str]:

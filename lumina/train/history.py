@@ -5,7 +5,7 @@ It folds the journal's entries that are in force; it decides nothing and touches
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,9 +129,14 @@ class Replay:
     until: int
 
     @classmethod
-    def after(cls, entries: Sequence[Entry], seq: int, step: int) -> Replay:
-        """What is in force after journal position `seq` (that of the checkpoint at `step`)."""
-        later = [entry for entry in entries if entry.seq > seq and entry.type != "segment"]
+    def after(cls, entries: Sequence[Entry], seq: int, step: int, pending: Collection[int] = ()) -> Replay:
+        """What is in force after journal position `seq` (that of the checkpoint at `step`).
+
+        `pending` has the positions before `seq` that were still to be repeated when that checkpoint was taken.
+        """
+        later = [entry for entry in entries if (entry.seq > seq or entry.seq in pending) and entry.type != "segment"]
+        # By step: what a process decided while it repeated others' decisions lies behind those in the journal.
+        later.sort(key=lambda entry: entry.step)
         return cls(later, max((entry.step for entry in later), default=step))
 
     def due(self, step: int) -> list[Entry]:

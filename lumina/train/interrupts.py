@@ -13,10 +13,12 @@ class StoppedEarly(Exception):
 
 @dataclass
 class Interrupts:
-    """What the signals received so far ask for."""
+    """What the signals received so far ask for. Any number of one kind asks for one thing, but SIGINT twice means now:
+    `KeyboardInterrupt`, wherever the main thread is."""
 
     stop: str | None = None
     save: bool = False
+    presses: int = 0
 
     def install(self) -> None:
         """Registers the handlers; only the main thread of a process may do so."""
@@ -26,9 +28,11 @@ class Interrupts:
             signal.signal(signal.SIGUSR1, self._on_save)
 
     def _on_stop(self, number: int, _frame: FrameType | None) -> None:
-        if self.stop is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # the second Ctrl-C means now, without a save
-        self.stop = signal.Signals(number).name
+        self.stop = self.stop or signal.Signals(number).name
+        if number == signal.SIGINT:
+            self.presses += 1
+            if self.presses == 2:
+                raise KeyboardInterrupt
 
     def _on_save(self, _number: int, _frame: FrameType | None) -> None:
         self.save = True

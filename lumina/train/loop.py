@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lumina.engine.api import MicroBatch, StepStats
+from lumina.engine.api import MicroBatch, OutOfMemory, StepStats
+from lumina.store.errors import Refusal
+from lumina.train import splitting
 from lumina.train.evaluate import evaluate
 from lumina.train.oversight import Oversight
 from lumina.train.saver import Saver
@@ -50,7 +52,7 @@ class Loop:
     def run(self, until: int | None = None) -> str:
         """Trains up to step `until` (the budget by default); returns `finished`, `stopped` or `running`."""
         session = self.session
-        goal = min(session.plan.total_steps, until or session.plan.total_steps)
+        goal = session.plan.total_steps if until is None else min(session.plan.total_steps, until)
         while session.state.step < goal and not session.orchestrator.ended:
             self.steering.at_boundary()
             if self.steering.stopping:
@@ -72,15 +74,13 @@ class Loop:
         session, state = self.session, self.session.state
         started = time.perf_counter()
         samples = session.plan.sequences_per_step
+        session.mid_step = True
         state.position = first = after_skipped(state.position, samples, state.skipped)
-        batches, ids = self._batches()
-        waited = time.perf_counter() - started
+        stats, ids, waited = self._train(state.step + 1)
         state.step += 1
-        rate = session.plan.learning_rate(state.step) * state.lr_scale
-        stats = session.engine.train_step(state.step, batches, rate)
         session.loader.record(ids, stats.sequence_losses)
         if stats.skipped:
-            self._skipped(samples)
+            self._skipped(samples, ids)
         state.position += samples
         seconds = time.perf_counter() - started
         series = session.recorder.series(stats, first=first, samples=samples, seconds=seconds, waited=waited)
@@ -89,8 +89,39 @@ class Loop:
         session.writer.meta("step", state.step)
         for name, array in stats.arrays.items():
             session.writer.array(session.segment, state.step, name, array)
+        session.mid_step = False
         self._when_due(stats, series)
         return stats
+
+    def _train(self, step: int) -> tuple[StepStats, NDArray[np.int64], float]:
+        """The engine's step on the sequences that are due, cut ever finer until it fits; the sequences' numbers; and
+        the seconds that loading them took."""
+        session = self.session
+        rate = session.plan.learning_rate(step) * session.state.lr_scale
+        while True:
+            started = time.perf_counter()
+            batches, ids = self._batches()
+            waited = time.perf_counter() - started
+            try:
+                return session.engine.train_step(step, batches, rate), ids, waited
+            except OutOfMemory as error:
+                self._make_smaller(error)
+
+    def _make_smaller(self, error: OutOfMemory) -> None:
+        self.session.mid_step = False  # the step has changed nothing: the state can be saved
+        try:
+            splitting.split(self.session, error)
+        except Refusal as refusal:
+            self._save_before_the_end()
+            raise refusal from error
+        self.saver.changes += 1
+        self.session.mid_step = True
+
+    def _save_before_the_end(self) -> None:
+        try:
+            self.saver.save("emergency")
+        except Refusal as refusal:
+            log.error("%s", refusal.message)
 
     def _batches(self) -> tuple[list[MicroBatch], NDArray[np.int64]]:
         """The micro-batches of the next step, and the numbers of their sequences."""
@@ -140,10 +171,15 @@ class Loop:
         log.info("step %d validation loss %.4f", state.step, state.val_loss)
         return figures
 
-    def _skipped(self, samples: int) -> None:
+    def _skipped(self, samples: int, ids: NDArray[np.int64]) -> None:
         session, state = self.session, self.session.state
         state.skipped_steps += 1
-        doc = {"position": state.position, "sequences": samples, "reason": "non-finite loss or gradient"}
+        doc = {
+            "position": state.position,
+            "sequences": samples,
+            "ids": ids.tolist(),
+            "reason": "non-finite loss or gradient",
+        }
         if not session.replay.active(state.step - 1):
             session.commit("batch_skipped", f"{state.step}-{state.position}", doc)
         session.event("critical", "skip", "Non-finite loss or gradient: no update was applied; the batch is recorded")

@@ -18,10 +18,13 @@ from lumina.store.inbox import Inbox
 from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
 from lumina.store.writer import StoreWriter
-from lumina.train.interrupts import StoppedEarly
+from lumina.train.interrupts import Interrupts, StoppedEarly
 from lumina.train.receipts import answer
 
 log = logging.getLogger("lumina.train")
+
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+LAST_WORDS_SECONDS = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="new total number of steps")
     options = parser.parse_args(argv)
     paths = RunPaths(options.run_dir)
+    interrupts = Interrupts()
+    interrupts.install()  # before the seconds that the imports take
     log_to(sys.stderr)
     try:
         lock = RunLock.acquire(paths)
@@ -39,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lumina: {refusal.message}", file=sys.stderr)
         return refusal.exit_code
     with lock:
-        return train(paths, lock, options.resume, options.steps)
+        return train(paths, lock, interrupts, options.resume, options.steps)
 
 
-def train(paths: RunPaths, lock: RunLock, resume: str | None, steps: int | None) -> int:
+def train(paths: RunPaths, lock: RunLock, interrupts: Interrupts, resume: str | None, steps: int | None) -> int:
     """Opens the run's session, trains, and leaves the outcome in the store and in the journal."""
     writer = StoreWriter(paths)
     writer.meta("error", None)
@@ -51,11 +56,14 @@ def train(paths: RunPaths, lock: RunLock, resume: str | None, steps: int | None)
     try:
         from lumina.train.trainer import Trainer
 
-        trainer = Trainer.open(paths, lock=lock, writer=writer, resume=resume, steps=steps, signals=True)
+        trainer = Trainer.open(paths, lock=lock, writer=writer, resume=resume, steps=steps, interrupts=interrupts)
         trainer.train()
         trainer.close()
     except StoppedEarly as stopped:
         end_early(paths, writer, str(stopped))
+    except KeyboardInterrupt:
+        end_now(writer)
+        return INTERRUPTED
     except Exception as error:
         # The process boundary: whatever it was, people must see it, and the run must not look alive.
         reason = error.message if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
@@ -83,6 +91,16 @@ def end_early(paths: RunPaths, writer: StoreWriter, reason: str) -> None:
     writer.meta("state", "stopped")
     writer.meta("phase", None)
     writer.close()
+
+
+def end_now(writer: StoreWriter) -> None:
+    """Ends a run that was interrupted twice. The journal is left as it is: the interrupt may have hit a write to it,
+    and a resume repeats from the newest checkpoint what came after it."""
+    log.warning("interrupted twice: ending without a checkpoint")
+    writer.event(None, None, "warning", "run", "Interrupted twice: ended at once, without a checkpoint")
+    writer.meta("state", "stopped")
+    writer.meta("phase", None)
+    writer.close(LAST_WORDS_SECONDS)
 
 
 def log_to(stream: TextIO) -> None:

@@ -18,6 +18,7 @@ from lumina.checkpoint import CanonicalState, Snapshot
 from lumina.checkpoint.background import Writing
 from lumina.checkpoint.manifest import read_manifest
 from lumina.checkpoint.retention import Keep
+from lumina.hardware import is_out_of_memory
 from lumina.interventions import catalogue
 from lumina.store.errors import Refusal
 from lumina.store.journal import entries_on_line
@@ -129,7 +130,15 @@ class Saver:
     def _begin(self, reason: str, told: list[Told], started: float | None) -> None:
         """Takes the snapshot and lets it be written; `started` is when the training stood still for it."""
         session = self.session
-        self._snapshot.take(self._whole(session.engine.live_state()))
+        assert not session.mid_step, "a checkpoint would be of two steps at once"
+        try:
+            self._snapshot.take(self._whole(session.engine.live_state()))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._snapshot = Snapshot()
+            self._failed(told, f"its copy does not fit into memory: {error}")
+            return
         keep, about = self._keep(), self._about(reason)
         if started is not None:
             self._note_stall(started)
@@ -176,7 +185,7 @@ class Saver:
         if error is not None and not isinstance(error, OSError):
             raise error
         if path is None:
-            self._failed(flight, str(error))
+            self._failed(flight.told, str(error), flight.state[0])
             return
         self.session.commit("checkpoint", path.name, checkpoint_doc(path))
         self._saved = (flight.state, path)
@@ -184,12 +193,13 @@ class Saver:
         for listener in flight.told:
             listener(path)
 
-    def _failed(self, flight: InFlight, why: str) -> None:
-        message = f"The checkpoint of step {flight.state[0]} could not be written: {why}"
+    def _failed(self, told: list[Told], why: str, step: int | None = None) -> None:
+        step = self.session.state.step if step is None else step
+        message = f"The checkpoint of step {step} could not be written: {why}"
         log.error("%s", message)
         self.session.event("critical", "checkpoint", f"{message}; training goes on, the next one is tried again")
         self.session.problem("checkpoint", message)
-        for listener in flight.told:
+        for listener in told:
             listener(Refusal("busy", message))
 
     def _put_off(self, reason: str, told: list[Told]) -> None:
@@ -219,6 +229,7 @@ class Saver:
             "journal_seq": session.journal.entries[-1].seq,
             "fingerprint": session.fingerprint,
             "epoch": session.epoch_ended(),
+            "pending": [entry.seq for entry in session.replay.entries],
         }
 
     def _keep(self) -> Keep:
@@ -251,4 +262,5 @@ def checkpoint_doc(path: Path) -> dict[str, Any]:
         "step": manifest.step,
         "state_hash": manifest.state_hash,
         "journal_seq": manifest.journal_seq,
+        "pending": list(manifest.pending),
     }

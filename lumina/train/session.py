@@ -57,6 +57,7 @@ class Session:
     problems: dict[str, str] = field(default_factory=dict)
     was_ended: bool = False
     past: Past = field(default_factory=Past)
+    mid_step: bool = False  # the parts are of two steps: nothing may be saved
 
     @property
     def autonomy(self) -> str:

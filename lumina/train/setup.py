@@ -84,7 +84,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     if not loaded:
         orchestrator.forget_interventions()  # a child run has its own
     fingerprint = _fingerprint(threads, hardware)
-    fork_seq = loaded[1].journal_seq if loaded else 0
+    fork_seq, pending = (loaded[1].journal_seq, loaded[1].pending) if loaded else (0, ())
     data, changed = _compare_data(config, history)
     segment = _open_segment(
         journal, writer, resume, state.step, fork_seq, total_steps=plan.total_steps,
@@ -108,8 +108,8 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
         recorder=Recorder(state),
         state=state,
         plan=plan,
-        ledger=Ledger.of(entry for entry in held if entry.seq <= fork_seq),
-        replay=Replay.after(held, fork_seq, state.step),
+        ledger=Ledger.of(entry for entry in held if entry.seq <= fork_seq and entry.seq not in pending),
+        replay=Replay.after(held, fork_seq, state.step, pending),
         answered=answered(history),
         segment=segment,
         fingerprint=fingerprint,

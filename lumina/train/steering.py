@@ -18,7 +18,7 @@ from lumina.interventions.run import RollbackSteps
 from lumina.store.errors import Refusal
 from lumina.store.inbox import Command
 from lumina.store.journal import Entry
-from lumina.train import remedy, undo
+from lumina.train import remedy, splitting, undo
 from lumina.train.controls import LiveControls
 from lumina.train.history import CHANGES_THE_MODEL
 from lumina.train.interrupts import Interrupts
@@ -356,6 +356,9 @@ class Steering:
     def _repeat_one(self, entry: Entry) -> None:
         if entry.type == "applied" and entry.doc["kind"] in CHANGES_THE_MODEL:
             self._reapply(entry)
+        elif entry.type == "oom_split":
+            splitting.repeat(self.session, entry)
+            self.saver.changes += 1
 
     def _reapply(self, entry: Entry) -> None:
         doc = entry.doc

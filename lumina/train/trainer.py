@@ -61,17 +61,17 @@ class Trainer:
 
     @classmethod
     def open(cls, paths: RunPaths, *, lock: RunLock | None = None, writer: StoreWriter | None = None,
-             resume: str | None = None, steps: int | None = None, signals: bool = False) -> Trainer:  # fmt: skip
+             resume: str | None = None, steps: int | None = None,
+             interrupts: Interrupts | None = None) -> Trainer:  # fmt: skip
         """A trainer for an existing run directory; `resume` is None for a new run, else latest, best_val or a step."""
         trainer = cls.__new__(cls)
-        trainer._open(paths, lock=lock, writer=writer, resume=resume, steps=steps, signals=signals)
+        trainer._open(paths, lock=lock, writer=writer, resume=resume, steps=steps, interrupts=interrupts)
         return trainer
 
     def _open(self, paths: RunPaths, *, lock: RunLock | None = None, writer: StoreWriter | None = None,
-              resume: str | None = None, steps: int | None = None, signals: bool = False) -> None:  # fmt: skip
-        self._interrupts = Interrupts()
-        if signals:
-            self._interrupts.install()
+              resume: str | None = None, steps: int | None = None,
+              interrupts: Interrupts | None = None) -> None:  # fmt: skip
+        self._interrupts = interrupts or Interrupts()
         self._session: Session = open_session(
             paths,
             lock or RunLock.acquire(paths),
@@ -104,10 +104,13 @@ class Trainer:
     def close(self) -> None:
         """Ends the run cleanly: what is left in the inbox is answered, everything is durable, the lock is free."""
         session, state = self._session, self._outcome if self._outcome != "running" else "stopped"
-        if self._outcome == "running":
+        reason = self._steering.stopping or session.orchestrator.ended or session.plan.reason
+        self._saver.settle()
+        if session.mid_step:
+            state, reason = "failed", f"step {session.state.step + 1} was cut off; a resume repeats it"
+        elif self._outcome == "running":
             self._saver.save("final")
         self._steering.refuse_the_rest(state)
-        reason = self._steering.stopping or session.orchestrator.ended or session.plan.reason
         session.commit("end", f"end-{session.segment}", {"state": state, "reason": reason})
         session.writer.meta("phase", None)
         session.writer.meta("state", state)

@@ -103,8 +103,9 @@ def rewind(session: Session, state: CanonicalState, manifest: Manifest, receipt:
     entry = session.journal.append("segment", session.segment, manifest.step, session.segment, doc)
     session.writer.entry(entry)
     session.past.fold(entry)
-    session.ledger = Ledger.of(entries_on_line(session.journal.entries))
-    session.replay = Replay([], manifest.step)
+    held = entries_on_line(session.journal.entries)
+    session.ledger = Ledger.of(entry for entry in held if entry.seq not in manifest.pending)
+    session.replay = Replay.after(held, manifest.journal_seq, manifest.step, manifest.pending)
     session.answered[receipt["id"]] = full
     abandon_off_line(session.paths.checkpoints, session.journal.entries)
     refresh_overview(session.paths.checkpoints)

@@ -128,7 +128,7 @@ def test_the_overview_is_made_from_the_manifests_and_never_read(tmp_path: Path) 
 @pytest.mark.parametrize("operation", ["mkdir", "create", "write", "fsync", "rename", "fsync_dir"])
 def test_a_full_disk_leaves_the_old_ones_and_nothing_half(tmp_path: Path, operation: str) -> None:
     saved(tmp_path, 1)
-    with full_disk(operation, within="writing_step_2") as failed, pytest.raises(OSError, match="No space left"):
+    with full_disk(operation, within="step_2") as failed, pytest.raises(OSError, match="No space left"):
         saved(tmp_path, 2)
     assert failed
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["checkpoint_step_1"]

@@ -110,7 +110,7 @@ def test_a_full_disk_is_told_and_tried_again(tmp_path: Path) -> None:
         trainer.train(until=7)
         trainer._saver.settle()
         assert names(trainer) == ["checkpoint_step_6"]
-        assert health(trainer) == {"status": "healthy", "issues": []}
+        assert (health(trainer)["status"], health(trainer)["issues"]) == ("healthy", [])
 
 
 def test_nothing_structural_is_applied_without_a_way_back(tmp_path: Path) -> None:
