@@ -5,6 +5,7 @@ It knows how a check is started, watched and ended; it must not know how data is
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -166,7 +167,8 @@ def data_routes(directory: Path, *, confined: bool) -> tuple[APIRouter, Checks]:
     @routes.post("/check")
     async def start(request: Request) -> Response:
         with _refusals() as answer:
-            answer.append(json_response({"id": checks.start(await _message(request))}))
+            # In a thread: to look through folders takes its time, and must hold up no other tab.
+            answer.append(json_response({"id": await asyncio.to_thread(checks.start, await _message(request))}))
         return answer[0]
 
     @routes.get("/check")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from lumina.data.documents import Reading
 from lumina.data.files import expand, format_of
 from lumina.data.quality import Judged
-from lumina.data.remembered import remembered
 from lumina.data.report import DataError, DataReport, FileReport, Issue
 from lumina.data.sources import DEFAULT, judged, read_documents
 from lumina.data.survey import Counting, Tally
@@ -20,16 +18,14 @@ WHOLE_FILE = 0  # the line of an issue that is not in one line
 def check_paths(
     paths: Sequence[str | Path], *, max_bad_fraction: float = 0.05, reading: Reading = DEFAULT
 ) -> DataReport:
-    """Reads all files behind `paths` once, those that have changed since they were judged before, and reports on each.
+    """Reads all files behind `paths` once and reports on each.
 
     Raises `DataError` with file and line: missing, empty, unreadable, damaged, without a usable sample, or with more
     than `max_bad_fraction` of its samples malformed.
     """
     files = []
     for path in expand(paths):
-        report = remembered(
-            path, [max_bad_fraction, *reading.key()], partial(_check_file, path, max_bad_fraction, reading)
-        )
+        report = _check_file(path, max_bad_fraction, reading)
         if (failure := report.failure()) is not None:
             raise failure
         files.append(report)
