@@ -53,6 +53,8 @@ def expand(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def _behind(given: str) -> list[Path]:
+    if not given.strip():
+        raise DataError("a path is empty")
     path = Path(given)
     if given.startswith(_HUB) or _is_hub_name(given):
         from lumina.data.hub import fetched

@@ -70,7 +70,14 @@ def _unknown(record: Record, reading: Reading) -> str:
     if reading.form != "auto":
         wanted = reading.text_field if reading.form == "text" else reading.form
         return f"not of the form {reading.form} (data.format), field {wanted}; its fields are {fields}"
+    inner = next((key for key, value in record.items() if isinstance(value, list) and _are_records(value)), None)
+    if inner is not None:
+        return f"field {str(inner)[:40]} is a list of objects: if these are the samples, make the list itself the file"
     return f"neither {reading.text_field} nor conversation; its fields are {fields}"
+
+
+def _are_records(values: list[Any]) -> bool:
+    return bool(values) and isinstance(values[0], Mapping)
 
 
 # Text
@@ -267,5 +274,6 @@ def _refuse_lone_surrogates(made: Document, *, cleaned: bool) -> None:
 
 
 def _kind(value: Any) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list"}
+    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list",
+             bytes: "bytes"}  # fmt: skip
     return names.get(type(value), "an object" if isinstance(value, Mapping) else f"a {type(value).__name__}")

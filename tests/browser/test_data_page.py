@@ -26,7 +26,7 @@ def chat(tmp_path: Path) -> Path:
 
 def check(open_page: Callable[..., Any], server: Server, paths: str, **context: Any) -> Any:
     page = open_page(server.url.replace("/?", "/data/?"), **context)
-    page.wait_for_selector(".lm-data-form")
+    page.wait_for_selector(".lm-data-form", timeout=120_000)  # the first page of a server takes its imports
     page.fill("textarea[name=paths]", paths)
     page.click(".lm-go")
     page.wait_for_selector(".lm-data-kpis", timeout=120_000)

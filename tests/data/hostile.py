@@ -99,6 +99,8 @@ SAMPLES = [
     _record("text-is-a-list", {"text": ["a"]}, "field text is a list, not text"),
     _record("empty-text", {"text": " \n"}, "field text is empty"),
     _record("nothing", {}, "neither text nor conversation; its fields are none"),
+    _record("samples-inside", {"data": [{"text": "a good sample"}]}, "field data is a list of objects: if these are "
+            "the samples, make the list itself the file"),
     _record("preferences", {"prompt": "a", "chosen": "b", "rejected": "c"}, "a pair of a chosen and a rejected answer, "
             "which no training mode takes; give the chosen one as messages"),
     _turns("no-turns", [], "field messages is an empty list"),

@@ -217,3 +217,8 @@ def test_a_name_of_the_hub_without_a_network(monkeypatch: pytest.MonkeyPatch, tm
     for name in ("hf:someone/stories", "someone/stories"):
         with pytest.raises(DataError, match="someone/stories: this is a dataset of the Hugging Face hub"):
             check_paths([name])
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(DataError, match="a path is empty"):
+        check_paths([""])
