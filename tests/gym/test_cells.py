@@ -149,3 +149,10 @@ def test_what_the_orchestrator_did_is_trained_again_once_it_is_another_one(tmp_p
 
 def test_every_method_trains_a_healthy_run_to_its_end():
     assert {name: trained(method=name)["attempted_steps"] for name in METHODS} == dict.fromkeys(METHODS, 12)
+
+
+def test_a_run_that_gets_short_of_memory_goes_on_in_smaller_parts():
+    found = trained(Fault("oom", 5, 2), steps=12)
+    (split,) = [done for done in found["applied"] if done["cause"] == "oom_split"]
+    assert split["step"] == 5
+    assert found["final_val_loss"] == pytest.approx(trained()["final_val_loss"], rel=0.05)
