@@ -110,7 +110,9 @@ def _parsed(paths: RunPaths, _size: int, _mtime_ns: int) -> list[Entry]:
 def receipts(paths: RunPaths, limit: int = 20) -> list[dict[str, Any]]:
     """The newest receipts, newest first; `effect` is what the steps after an intervention told, None without one."""
     reader = StoreReader(paths)
-    effects = {row.id: row.doc for row in reader.effects()}
+    in_force = {entry.id for entry in _in_force(paths) if entry.type == "applied"}
+    # What a rewind left behind is never measured to its end.
+    effects = {row.id: row.doc for row in reader.effects() if row.state != "pending" or row.id in in_force}
     return [
         {**row.doc, "id": row.id, "state": row.state, "effect": effects.get(row.id)} for row in reader.receipts(limit)
     ]
