@@ -173,6 +173,13 @@ class Run:
     def depth(self) -> dict[str, Any] | None:
         return views.depth(self.paths)
 
+    def query(self, method: str) -> dict[str, Any]:
+        """The answer of a query of the catalogue, with the keys of the trainer's method of that name.
+
+        Raises `Refusal` (unknown_method, bad_argument).
+        """
+        return views.query(self.paths, method)
+
     # Commanding
 
     def approve(self, id: str, **args: Any) -> PendingReceipt:

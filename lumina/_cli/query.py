@@ -1,4 +1,4 @@
-"""Commands that only read: runs, status, interventions, metrics."""
+"""Commands that only read: runs, status, interventions, queries, metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lumina._cli.parsing import Commands, add_directory, add_json, add_run
 
 
 def register(commands: Commands) -> None:
-    """Add the four commands."""
+    """Add the five commands."""
     runs = commands.add("runs", list_runs, "list the runs of a folder")
     add_directory(runs)
     add_json(runs)
@@ -21,6 +21,15 @@ def register(commands: Commands) -> None:
     add_json(status)
     methods = commands.add("interventions", show_interventions, "list what can be changed in a live run")
     add_json(methods)
+    asking = commands.add(
+        "query",
+        ask,
+        "ask a run for its expert or depth statistics, or its newest metrics",
+        examples=("lumina query first get_expert_statistics --json",),
+    )
+    add_run(asking)
+    asking.add_argument("method", metavar="METHOD", help="see lumina interventions")
+    add_json(asking)
     metrics = commands.add(
         "metrics",
         show_metrics,
@@ -127,6 +136,26 @@ def show_interventions(args: argparse.Namespace) -> int:
     return 0
 
 
+def ask(args: argparse.Namespace) -> int:
+    """One query, as a table or JSON."""
+    found = open_run(args).query(args.method)
+    if args.json:
+        print_json(found)
+        return 0
+    for name, value in found.items():
+        for line in _lines(name, value):
+            say(clean(line))
+    return 0
+
+
+def _lines(name: str, value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [line for key, item in value.items() for line in _lines(f"{name}.{key}", item)]
+    if isinstance(value, list):
+        return [f"{name:40} {' '.join(_figure(item) for item in value)}"]
+    return [f"{name:40} {_figure(value)}"]
+
+
 def show_metrics(args: argparse.Namespace) -> int:
     """Series of the current line, as CSV or JSON."""
     run = open_run(args)
@@ -144,4 +173,6 @@ def show_metrics(args: argparse.Namespace) -> int:
 def _figure(value: Any) -> str:
     if value is None:
         return MISSING
+    if isinstance(value, list):
+        return "[" + " ".join(_figure(item) for item in value) + "]"
     return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -19,6 +19,7 @@ CORE = (
     "loss",
     "grad_norm",
     "learning_rate",
+    "learning_rate.scheduled",
     "lr_scale",
     "accuracy",
     "data.position",

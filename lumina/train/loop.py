@@ -78,12 +78,15 @@ class Loop:
         state.position = first = after_skipped(state.position, samples, state.skipped)
         stats, ids, waited = self._train(state.step + 1)
         state.step += 1
+        scheduled = session.plan.learning_rate(state.step)
         session.loader.record(ids, stats.sequence_losses)
         if stats.skipped:
             self._skipped(samples, ids)
         state.position += samples
         seconds = time.perf_counter() - started
-        series = session.recorder.series(stats, first=first, samples=samples, seconds=seconds, waited=waited)
+        series = session.recorder.series(
+            stats, scheduled=scheduled, first=first, samples=samples, seconds=seconds, waited=waited
+        )
         self.newest, self.newest_arrays = series, stats.arrays
         session.writer.points(session.segment, state.step, series)
         session.writer.meta("step", state.step)

@@ -22,6 +22,7 @@ UNITS: dict[str, str] = {
     "perplexity": "",
     "accuracy": "fraction",
     "learning_rate": "",
+    "learning_rate.scheduled": "",
     "lr_scale": "",
     "data.position": "sequences",
     "grad_norm": "",
@@ -95,9 +96,10 @@ class Recorder:
         self._rss = float(self._process.memory_info().rss)
         self._available = float(psutil.virtual_memory().available)
 
-    def series(self, stats: StepStats, *, first: int, samples: int, seconds: float, waited: float) -> dict[str, float]:
-        """All series of one step. `first` is its first sequence, `seconds` the whole step, `waited` the part spent
-        waiting for data."""
+    def series(self, stats: StepStats, *, scheduled: float, first: int, samples: int, seconds: float,
+               waited: float) -> dict[str, float]:  # fmt: skip
+        """All series of one step. `scheduled` is its rate before decisions, `first` its first sequence, `seconds` the
+        whole step, `waited` the part spent waiting for data."""
         loss = self._window("loss", stats.loss)
         norm = self._window("grad_norm", stats.grad_norm)
         self.state.tokens += stats.tokens
@@ -112,6 +114,7 @@ class Recorder:
             "perplexity": perplexity(stats.loss),
             "accuracy": stats.accuracy,
             "learning_rate": stats.learning_rate,
+            "learning_rate.scheduled": scheduled,
             "lr_scale": self.state.lr_scale,
             "data.position": float(first),
             "grad_norm": stats.grad_norm,

@@ -33,6 +33,7 @@ from lumina.train.saver import Saver
 from lumina.train.session import Session
 from lumina.train.setup import open_session
 from lumina.train.steering import Steering
+from lumina.views.queries import current_metrics, expert_statistics, mod_statistics
 
 log = logging.getLogger(__name__)
 
@@ -197,38 +198,19 @@ class Trainer:
         self._intervene("rollback_steps", num_steps=num_steps)
 
     def get_expert_statistics(self) -> dict[str, Any]:
-        """Keys per_expert_utilization, routing_entropy, load_balance_loss, tokens_dropped; of the newest step."""
-        load = self._array("expert_load")
-        return {
-            "per_expert_utilization": load,
-            "routing_entropy": self._value("moe.routing_entropy"),
-            "load_balance_loss": self._value("moe.load_balance_loss"),
-            "tokens_dropped": self._value("moe.tokens_dropped"),
-        }
+        """Keys per_expert_utilization, routing_entropy, load_balance_loss, tokens_dropped, per_layer; newest step."""
+        return expert_statistics(self._value, self._array, self._session.config.moe_layers)
 
     def get_mod_statistics(self) -> dict[str, Any]:
         """Keys capacity_factor, tokens_processed, tokens_skipped, average_depth, per_layer_usage, compute_savings."""
-        return {
-            "capacity_factor": self._session.engine.get_hparams().get("mod_capacity_factor"),
-            "tokens_processed": self._value("mod.tokens_processed"),
-            "tokens_skipped": self._value("mod.tokens_skipped"),
-            "average_depth": self._value("mod.average_depth"),
-            "per_layer_usage": self._array("depth"),
-            "compute_savings": self._value("mod.compute_savings"),
-        }
+        capacity = self._session.engine.get_hparams().get("mod_capacity_factor")
+        return mod_statistics(self._value, self._array, capacity)
 
     def get_current_metrics(self) -> dict[str, Any]:
         """Keys loss, learning_rate, grad_norm, throughput, memory_usage (bytes), epoch, step; of the newest step."""
-        session = self._session
-        return {
-            "loss": self._value("loss"),
-            "learning_rate": self._value("learning_rate"),
-            "grad_norm": self._value("grad_norm"),
-            "throughput": self._calculate_throughput(),
-            "memory_usage": self._value("memory_allocated") or self._value("memory_rss"),
-            "epoch": session.loader.epoch_of(session.state.position),
-            "step": session.state.step,
-        }
+        state = self._session.state
+        epoch = self._session.loader.epoch_of(state.position)
+        return current_metrics(self._value, epoch=epoch, step=state.step)
 
     def _calculate_throughput(self) -> float | None:
         """Tokens per second of the newest step."""
@@ -237,8 +219,12 @@ class Trainer:
     def _extract_moe_routing_stats(self) -> dict[str, Any]:
         return self.get_expert_statistics()
 
+    def intervene(self, method: str, **args: Any) -> dict[str, Any]:
+        """Any action of the catalogue by its name; returns its receipt. Raises `Refusal` as the methods above do."""
+        return self._steering.intervene(method, args, {"name": getpass.getuser(), "via": "script"})
+
     def _intervene(self, method: str, **args: Any) -> None:
-        self._steering.intervene(method, args, {"name": getpass.getuser(), "via": "script"})
+        self.intervene(method, **args)
 
     def _value(self, name: str) -> float | None:
         return self._loop.newest.get(name)

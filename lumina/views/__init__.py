@@ -6,6 +6,7 @@ They read and never decide; anything a screen needs that is missing here belongs
 from lumina.views.catalogue import catalogue
 from lumina.views.live import live
 from lumina.views.panels import budget, depth, events, experts, marks, queue, receipts, series
+from lumina.views.queries import query
 from lumina.views.status import status
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "experts",
     "live",
     "marks",
+    "query",
     "queue",
     "receipts",
     "series",

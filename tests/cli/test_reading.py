@@ -177,3 +177,22 @@ def test_text_from_a_run_cannot_command_the_terminal(lumina: Any, live: Recordin
         answer = lumina(command, "first")
         assert answer.code == 0
         assert "\x1b" not in answer.out, command
+
+
+def test_queries_answer_from_the_store(lumina: Any, tmp_path: Path) -> None:
+    finished_run(tmp_path, steps=40)
+    asked = ("query", "first", "--dir", str(tmp_path), "--json")
+    experts = lumina(*asked, "get_expert_statistics").document
+    assert set(experts) == {
+        *("per_expert_utilization", "routing_entropy", "load_balance_loss", "tokens_dropped", "per_layer")
+    }
+    assert experts["routing_entropy"] == 0.9
+    assert experts["per_layer"]["0"]["routing_entropy"] == 0.9
+    assert [sum(row) for row in experts["per_expert_utilization"]] == [1.0, 1.0]
+    depth = lumina(*asked, "get_mod_statistics").document
+    assert (depth["average_depth"], depth["per_layer_usage"]) == (1.0, [0.5, 0.5])
+    metrics = lumina(*asked, "get_current_metrics").document
+    assert (metrics["loss"], metrics["step"]) == (loss_at(40), 40)
+    refused = lumina("query", "first", "add_expert", "--dir", str(tmp_path))
+    assert refused.code == 2
+    assert "queries: get_current_metrics, get_expert_statistics, get_mod_statistics" in refused.err

@@ -68,3 +68,13 @@ def test_a_typical_range_stands_in_the_help_and_binds_nobody(trainer: lumina.Tra
     assert hparams(trainer)["weight_decay"] == 3.0
     for method in ("adjust_capacity_factor", "enable_expert_dropout", "adjust_mod_capacity", "adjust_weight_decay"):
         assert "typical" in catalogue()[method].args[0].help
+
+
+def test_the_trainer_and_the_store_answer_queries_with_the_same_figures(trainer: lumina.Trainer) -> None:
+    trainer._session.writer.flush(10.0)
+    run = lumina.Run(trainer._session.paths)
+    assert run.query("get_expert_statistics") == trainer.get_expert_statistics()
+    assert run.query("get_mod_statistics") == trainer.get_mod_statistics()
+    ours, theirs = trainer.get_current_metrics(), run.query("get_current_metrics")
+    assert theirs == ours
+    assert set(ours) == {"loss", "learning_rate", "grad_norm", "throughput", "memory_usage", "epoch", "step"}

@@ -26,6 +26,12 @@ CURVES: dict[str, Curve] = {
 }
 
 
+def scheduled(step: int) -> float:
+    """Warm-up, a slow fall, and a second warm-up as between two phases of the data."""
+    since = step if step < 600 else step - 600
+    return PEAK * min((since + 1) / WARMUP, 1.0) * (0.55 + 0.45 * math.cos(step / 700))
+
+
 def course(seed: int, steps: int, curve: str = "exponential", noise: float = 0.05, tails: float = 0.0,
            fault: Fault | None = None, start: int = 1) -> Iterator[Step]:  # fmt: skip
     """Steps of a run. `tails` is the chance of a step whose noise and gradient are several times as large."""
@@ -38,7 +44,8 @@ def course(seed: int, steps: int, curve: str = "exponential", noise: float = 0.0
             "loss": loss,
             "grad_norm": wild * float(np.exp(rng.normal(0, 0.25))),
             "tokens": float(step * TOKENS),
-            "learning_rate": PEAK * min(step / WARMUP, 1.0) * (0.55 + 0.45 * math.cos(step / 700)),
+            "learning_rate": scheduled(step),
+            "learning_rate.scheduled": scheduled(step),
             "lr_scale": 1.0,
             "data.position": float((step - 1) * PER_STEP),
             "moe.drop_fraction": 0.04 + 0.01 * rng.random(),

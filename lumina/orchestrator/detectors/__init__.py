@@ -18,7 +18,7 @@ from lumina.orchestrator.detectors.machine import MemoryPressure, Throughput
 from lumina.orchestrator.detectors.nonfinite import NonFinite
 from lumina.orchestrator.detectors.overfitting import Overfitting
 from lumina.orchestrator.detectors.progress import Progress
-from lumina.orchestrator.detectors.rate import RateJump
+from lumina.orchestrator.detectors.rate import RateStrayed
 from lumina.orchestrator.detectors.router_collapse import RouterCollapse
 from lumina.orchestrator.detectors.view import View
 from lumina.orchestrator.signals import Signals
@@ -36,12 +36,12 @@ class Detector(Protocol):
 
 def looks_wrong(signals: Signals) -> bool:
     """A first look at the newest step: cheap, and true at every step at which an emergency could be found."""
-    return gradients.peaked(signals) or divergence.left(signals) or nonfinite.failed(signals) or rate.jumped(signals)
+    return gradients.peaked(signals) or divergence.left(signals) or nonfinite.failed(signals) or rate.high(signals)
 
 
 def emergency_detectors() -> tuple[Detector, ...]:
     """Those that are asked at every step at which something looks wrong, not only when a check is due."""
-    return (NonFinite(), RateJump(), GradientExplosion(), Divergence())
+    return (NonFinite(), RateStrayed(), GradientExplosion(), Divergence())
 
 
 def all_detectors() -> tuple[Detector, ...]:

@@ -2,10 +2,10 @@
 data; it never knows who changed them.
 
 Usual level and noise come from the blocks of ten steps before the newest one. The loss has left when the median of the
-newest four steps is above level + max(4 x noise, 4 % of the level); confidence is 1 - limit / rise / 2, so 0.75 at
-twice that limit. The first of the steps above half the limit, single dips aside, is where it began. Where the first
-step makes most of the rise, the data of that step and those after it are the likely reason: weights do not change so
-fast at an unchanged rate.
+newest four steps is above level + max(4 x noise, 4 % of the level), and the newest three all are above half of that;
+confidence is 1 - limit / rise / 2, so 0.75 at twice that limit. It began with the first of the steps above half the
+limit, single dips aside. Where that step makes most of the rise, the data from there on is the likely reason: weights
+do not change so fast at an unchanged rate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lumina.orchestrator.types import Act, Finding
 
 DIVERGENCE, DATA = "divergence", "data_anomaly"
 DEVIATIONS, SHARE = 4.0, 0.04
-NEWEST = 4
+NEWEST, FEWEST = 4, 3
 ABRUPT = 0.6  # share of the rise that its first step makes, if other data is the reason
 SKIPPED_CHECKS = 2  # check intervals of data that are left out at first; doubled each time that it was too little
 
@@ -60,6 +60,8 @@ class Divergence:
         if not math.isfinite(rise) or rise < 0.6 * limit:
             return ()
         losses = signals.window("loss")
+        if (losses[-FEWEST:] <= usual.loss + limit / 2).any():
+            return ()
         began = onset(losses, usual.loss + limit / 2)
         if losses[began] - usual.loss > ABRUPT * rise and len(losses) - began < NEWEST - 1:
             return ()  # another step tells whether it was one batch, or the data from here on

@@ -1,73 +1,65 @@
-"""Finds a learning rate that jumps away from where it was, without a decision behind it. Reads the rate of every step
-and the factor that decisions put on it; it never knows what set either.
+"""Finds a learning rate that is not what schedule and decisions make of it. Reads the rate that reached the optimizer,
+the scheduled one, and the factor that decisions put on it; it never knows who set any of them.
 
-A jump is a change of rate / factor by more than 4 times from one step to the next, after the third step: no schedule
-does that. It counts while the newest rate is more than 3 times above the highest, or below the median, of the rates
-before the jump. Confidence: 1 - 3 / excess / 2. A jump up is an emergency: one step at such a rate may undo the work of
-thousands.
+Strayed means that rate / (scheduled x factor) is beyond 4 or below 1/4: nobody decided that. It is trouble while the
+rate itself is above 3 times the scheduled one, or below a third of it; confidence 1 - 3 / that / 2. Too high is an
+emergency: one step at such a rate may undo the work of thousands.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from lumina.orchestrator.detectors.view import View, beyond, evidence
-from lumina.orchestrator.signals import Floats, Signals, median
+from lumina.orchestrator.signals import Floats, Signals
 from lumina.orchestrator.types import Act, Finding
 
 HIGH, LOW = "learning_rate_too_high", "learning_rate_too_low"
-JUMP, EXCESS = 4.0, 3.0
+STRAYED, TROUBLE = 4.0, 3.0
 LONGEST_FACTOR = 1000.0
 
 
-def jumped(signals: Signals) -> bool:
-    """Whether the newest rate is a jump up."""
-    bases, steps = signals.last("learning_rate", 2) / _factors(signals.last("lr_scale", 2)), signals.count
-    return len(bases) == 2 and steps > 3 and bool(bases[1] >= JUMP * bases[0] > 0)
+def high(signals: Signals) -> bool:
+    """Whether the newest rate has strayed upwards."""
+    decided, scheduled = _ratios(signals, 1)
+    return bool((decided >= STRAYED).any() and (scheduled > TROUBLE).any())
 
 
-class RateJump:
-    """At most one finding, about the newest jump in the window."""
+def _ratios(signals: Signals, count: int) -> tuple[Floats, Floats]:
+    """The newest rates over what was decided, and over the schedule alone; NaN where either is unknown."""
+    rates, scheduled = signals.last("learning_rate", count), signals.last("learning_rate.scheduled", count)
+    factors = signals.last("lr_scale", count)
+    with np.errstate(all="ignore"):
+        by_schedule: Floats = rates / scheduled
+        return by_schedule / np.where(np.isfinite(factors) & (factors > 0), factors, 1.0), by_schedule
+
+
+class RateStrayed:
+    """At most one finding, about the newest step."""
 
     def find(self, view: View) -> Sequence[Finding]:
-        """Back to before a jump up, and when that did not help, at a rate that makes up for it."""
+        """Back to before it went up, and when that did not help, at a rate that makes up for it."""
         signals = view.signals
-        rates, steps = signals.window("learning_rate"), signals.steps()
-        bases = rates / _factors(signals.window("lr_scale"))
-        at = newest_jump(bases, steps)
-        if at is None:
+        decided, scheduled = _ratios(signals, signals.count)
+        up = bool(decided[-1] >= STRAYED and scheduled[-1] > TROUBLE)
+        down = bool(decided[-1] <= 1 / STRAYED and scheduled[-1] < 1 / TROUBLE)
+        if not up and not down:
             return ()
-        before, now = rates[:at][np.isfinite(rates[:at])], float(rates[-1])
-        up = bases[at] > bases[at - 1]
-        excess = now / float(before.max()) if up else median(before) / now
-        if not excess > EXCESS:
-            return ()
-        factor = min(excess, LONGEST_FACTOR)
+        strayed = decided >= STRAYED if up else decided <= 1 / STRAYED
+        since = signals.steps()[len(decided) - 1 - int(np.argmin(strayed[::-1]))] + 1 if not strayed.all() else 1
+        excess = float(scheduled[-1] if up else 1 / scheduled[-1])
+        factor, now = min(excess, LONGEST_FACTOR), float(signals.last("learning_rate", 1)[-1])
         summary = (
-            f"The learning rate went {'up' if up else 'down'} by a factor of {excess:.3g} at step {steps[at]}, to "
-            f"{now:.3g}, and nobody decided that."
+            f"The learning rate is {now:.3g} since step {since}, {excess:.3g} times {'above' if up else 'below'} its "
+            "schedule, and nobody decided that."
         )
-        found = evidence(view, summary, EXCESS, {"factor": excess, "at_step": steps[at], "learning_rate": now})
-        sure, watches = beyond(excess, EXCESS), ("lr_scale",)
-        if not up:
+        numbers = {"factor": excess, "since_step": since, "learning_rate": now}
+        found, sure, watches = evidence(view, summary, TROUBLE, numbers), beyond(excess, TROUBLE), ("lr_scale",)
+        if down:
             return (Finding(LOW, sure, "warning", found, "adjust_learning_rate", {"factor": factor}, watches),)
-        back = {"num_steps": view.step - steps[at] + 1}
+        back = {"num_steps": max(view.step - since + 1, 1)}
         again = view.attempts.get(HIGH, 0) > 0  # going back did not help: whatever raised the rate is still there
         then = (Act("adjust_learning_rate", {"factor": 1 / factor}),) if again else ()
         return (Finding(HIGH, sure, "critical", found, "rollback_steps", back, watches, then, emergency=True),)
-
-
-def newest_jump(bases: Floats, steps: Sequence[int]) -> int | None:
-    """Index of the first rate after the newest jump."""
-    for index in range(len(bases) - 1, 0, -1):
-        before, now = bases[index - 1], bases[index]
-        if steps[index] > 3 and before > 0 and now > 0 and abs(math.log(now / before)) >= math.log(JUMP):
-            return index
-    return None
-
-
-def _factors(scales: Floats) -> Floats:
-    return np.where(np.isfinite(scales) & (scales > 0), scales, 1.0)
