@@ -293,13 +293,13 @@ def limit_queue(hits: Path, limit: int) -> None:
 def send_at_step(
     hits: Path, step: int, kind: str, method: str | None = None, args: dict[str, Any] | None = None
 ) -> None:
-    """A command in the inbox while a step is made; an approval is for the newest proposal."""
+    """A command in the inbox while a step is made; an approval is for the first proposal."""
     from lumina.store import inbox
     from lumina.store.layout import new_id
 
     def send(loop: Any) -> None:
         session = loop.session
-        proposal = next(reversed(session.ledger.proposals), None) if kind == "approve" else None
+        proposal = next(iter(session.ledger.proposals), None) if kind == "approve" else None
         state = session.ledger.proposals[proposal]["state"] if proposal else None
         command = inbox.Command(new_id(), kind, method, args or {}, proposal, {"name": "ada", "via": "api"})
         inbox.send(session.paths, command)

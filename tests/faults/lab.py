@@ -26,7 +26,7 @@ from lumina.store.lock import is_locked
 from lumina.store.reader import StoreReader
 
 TESTS = Path(__file__).parents[1]
-PATIENCE = 90.0  # seconds that a life may take before the test gives up on it
+PATIENCE = 240.0  # seconds that a life may take before the test gives up on it
 STEPS = 16
 TINY: dict[str, Any] = {
     "model.hidden_size": 32,

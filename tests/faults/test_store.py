@@ -133,7 +133,7 @@ def test_a_lost_journal(lab: Lab, tally: Tally) -> None:
 def test_a_locked_database(lab: Lab, tally: Tally) -> None:
     for _ in range(often(1, 3)):
         asked = intervene("adjust_routing_temperature", temperature=1.5)
-        changes = {"training.max_steps": 400}
+        changes = {"training.max_steps": 300}
         paths = lab.create(**changes)
         life = lab.start(paths, SLOW)
         at_step(paths, 3)
@@ -149,7 +149,7 @@ def test_a_locked_database(lab: Lab, tally: Tally) -> None:
         other.close()
         tally.tried()
         assert life.wait() == 0, log_of(paths)
-        assert outcome(paths).steps == list(range(1, 401))
+        assert outcome(paths).steps == list(range(1, 301))
         assert Run(paths).status()["dropped_points"] == 0
         assert len(applied(paths, asked.id)) == 1
 
