@@ -224,6 +224,14 @@ class Intervention:
         """Restores the values in `before`. Raises `Refusal` (unsupported) where only a rewind can."""
         raise Refusal("unsupported", f"{self.declaration.method} cannot be reverted in place; a rewind takes it back")
 
+    def touches(self, after: Values) -> frozenset[str]:
+        """The live settings that it changed, from what was read back; the undo of an earlier one must not set these."""
+        return frozenset(after) - {"learning_rate"}  # which follows the schedule; what is set is `lr_scale`
+
+    def undo_sets(self, after: Values) -> frozenset[str]:
+        """The live settings that its undo would set: one that was changed since then lies on top of it."""
+        return self.touches(after)
+
     def same(self, first: Values, second: Values) -> bool:
         """Whether two read-backs show the same setting, whatever else moves with the steps."""
         return first == second

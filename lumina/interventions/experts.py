@@ -5,6 +5,8 @@ from __future__ import annotations
 from lumina.interventions.api import Controls, Intervention, Risk, Values, arg, intervention
 from lumina.store.errors import Refusal
 
+COUNTED = frozenset({"num_experts", "pruned_experts"})
+
 
 @intervention("add_expert", risk=Risk.CAREFUL, affects="experts", structural=True)
 class AddExpert(Intervention):
@@ -49,6 +51,9 @@ class AddExpert(Intervention):
         controls.prune_expert(self.layer_idx, found.slots - 1)
         if before["capacity_factor"] is not None:
             controls.set("capacity_factor", before["capacity_factor"])
+
+    def touches(self, after: Values) -> frozenset[str]:
+        return frozenset(after) - COUNTED | {_count_of(self.layer_idx)}
 
 
 @intervention("prune_expert", risk=Risk.CAREFUL, affects="experts", structural=True)
@@ -95,6 +100,13 @@ class PruneExpert(Intervention):
     def undo(self, controls: Controls, before: Values) -> None:
         controls.restore_expert(self.layer_idx, self.expert_idx)
 
+    def touches(self, after: Values) -> frozenset[str]:
+        return self.undo_sets(after) | {_count_of(self.layer_idx)}
+
+    def undo_sets(self, after: Values) -> frozenset[str]:
+        # Experts keep their numbers, so that others may come and go before this one is brought back.
+        return frozenset({f"expert {self.expert_idx} of layer {self.layer_idx}"})
+
     def same(self, first: Values, second: Values) -> bool:
         return (self.expert_idx in first["pruned_experts"]) == (self.expert_idx in second["pruned_experts"])
 
@@ -106,3 +118,7 @@ def rebalanced(factor: float, before: int, after: int) -> float:
     loses room. With fewer it stays: all of them together keep theirs.
     """
     return factor * max(after / before, 1.0)
+
+
+def _count_of(layer: int) -> str:
+    return f"the experts of layer {layer}"

@@ -15,6 +15,7 @@ from typing import Any
 from lumina.checkpoint import CanonicalState, Damaged, Manifest, abandon, list_checkpoints, read_state
 from lumina.checkpoint.retention import refresh_overview
 from lumina.interventions import build
+from lumina.interventions.undoing import refuse_beneath, to_undo
 from lumina.store.errors import Refusal
 from lumina.store.journal import Entry, current_line, entries_on_line
 from lumina.store.line import index_line
@@ -27,15 +28,15 @@ log = logging.getLogger(__name__)
 
 
 def find_applied(session: Session, receipt_id: str) -> Entry:
-    """The intervention with that receipt on the current line. Raises `Refusal`: not_found, superseded."""
-    held = [entry for entry in entries_on_line(session.journal.entries) if entry.type == "applied"]
-    for entry in held:
-        if entry.doc.get("undoes") == receipt_id:
-            raise Refusal("superseded", f"{receipt_id} was undone already, at step {entry.step}")
-    for entry in held:
-        if entry.id == receipt_id and entry.doc["kind"] in CHANGES_THE_MODEL - {"undo"}:
-            return entry
-    raise Refusal("not_found", f"no intervention {receipt_id} is in force in this run")
+    """The intervention with that receipt on the current line. Raises `Refusal`: not_found, superseded, unsupported."""
+    return to_undo(entries_on_line(session.journal.entries), receipt_id, session.journal.entries)
+
+
+def find_topmost(session: Session, receipt_id: str) -> Entry:
+    """As `find_applied`; refused as superseded, too, where a later change of the same value lies on top."""
+    entry = find_applied(session, receipt_id)
+    refuse_beneath(entries_on_line(session.journal.entries), entry)
+    return entry
 
 
 def revert(controls: LiveControls, applied: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
