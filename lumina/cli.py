@@ -9,7 +9,21 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lumina._cli import calibration, control, data, doctor, gym, output, plan, query, queue, train, watch
+from lumina._cli import (
+    calibration,
+    control,
+    data,
+    doctor,
+    gym,
+    output,
+    plan,
+    query,
+    queue,
+    rehearse,
+    replay,
+    train,
+    watch,
+)  # fmt: skip
 from lumina._cli.parsing import Commands, Parser, UsageError, parse
 from lumina.store.errors import Refusal
 
@@ -32,7 +46,7 @@ def build_parser() -> tuple[Parser, Commands]:
     parser = Parser(prog="lumina", description=ABOUT, epilog=EXAMPLES)
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = Commands(parser)
-    for family in (train, control, watch, query, queue, calibration, data, plan, gym, doctor):
+    for family in (train, control, watch, query, queue, rehearse, replay, calibration, data, plan, gym, doctor):
         family.register(commands)
     return parser, commands
 

@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lumina import launch, views
+from lumina import children, launch, views
 from lumina.config import Config, load_config, read_config
 from lumina.interventions import validate_args
+from lumina.interventions.undoing import to_undo
+from lumina.rehearsal import Rehearsal
 from lumina.store import inbox
 from lumina.store.errors import Refusal
+from lumina.store.family import parent_of
 from lumina.store.inbox import Command
-from lumina.store.journal import read_entries
+from lumina.store.journal import entries_on_line, read_entries
 from lumina.store.layout import RunPaths, find_run, new_id, run_folders
 from lumina.store.lock import is_locked
 from lumina.store.reader import StoreReader
@@ -212,11 +215,16 @@ class Run:
         With `rewind`, the whole run goes back to the checkpoint before it, and all later steps are left behind.
         """
         if not any(mark["id"] == id for mark in views.marks(self.paths)):
-            raise Refusal("not_found", f"run {self.name!r} has no intervention {id!r} in force")
+            entries = read_entries(self.paths)
+            to_undo(entries_on_line(entries), id, entries)  # says why not
         return self._send("undo", args={"receipt": id, "rewind": rewind})
 
     def pause(self) -> PendingReceipt:
         return self._send("pause")
+
+    def pause_while(self, child: RunPaths) -> PendingReceipt:
+        """Pauses this run as long as the process of a child run lives; a run that is paused already stays paused."""
+        return self._send("pause", args={"while": child.name})
 
     def unpause(self) -> PendingReceipt:
         return self._send("unpause")
@@ -234,6 +242,7 @@ class Run:
         """
         from lumina.hardware.demands import check_demands
 
+        children.refuse_grandchildren(self.paths)
         check_demands(read_config(self.paths.config))
         read_entries(self.paths)
         self._check_source(str(from_))
@@ -252,6 +261,25 @@ class Run:
             )
         launch.spawn(self.paths, resume=str(from_), steps=steps)
         return self
+
+    def replay(self, without: str | None = None, to: int | None = None) -> Run:
+        """Does this run's decisions again from step 0, in a child run, and compares its state at every checkpoint.
+
+        `without` leaves out the intervention of that receipt, `to` stops at that step; `views.replay` tells what was
+        found. Raises `Refusal`: bad_data naming a changed file, not_found, unsupported.
+        """
+        return Run(children.start_replay(self.paths, without=without, to=to), self.via)
+
+    def rehearse(self, method: str, args: Mapping[str, Any] | None = None, *, steps: int = children.REHEARSED_STEPS,
+                 pause: bool | None = None, proposal: str | None = None, **more: Any) -> Rehearsal:  # fmt: skip
+        """Tries an intervention out: two child runs of so many steps on the same batches, with and without it.
+
+        Arguments of the intervention go into `args` or are given by name. `pause` True pauses this run meanwhile, False
+        leaves it training; None decides by cores and memory. Raises `Refusal` as `intervene` does; busy while another
+        rehearsal goes on, bad_data naming a changed file.
+        """
+        asked = {**(args or {}), **more}
+        return Rehearsal(children.start_rehearsal(self.paths, method, asked, steps, pause, proposal), self.via)
 
     def _check_source(self, source: str) -> None:
         if source in ("latest", "best_val"):
@@ -354,14 +382,22 @@ def attach(name: str | Path, directory: str | Path = "experiments", via: str = "
 
 
 def list_runs(directory: str | Path = "experiments") -> list[dict[str, Any]]:
-    """Name, state, step and newest loss of every run under `directory`; state `unreadable` where its store is damaged
-    or locked, so that one such run does not hide the others."""
-    keys = ("name", "state", "step", "total_steps", "loss", "phase", "created")
+    """Name, state, step and newest loss of every run under `directory`, child runs behind their `parent`; state
+    `unreadable` where its store is damaged or locked, so that one such run does not hide the others."""
+    keys = ("name", "state", "step", "total_steps", "loss", "phase", "created", "parent")
     listed = []
     for paths in run_folders(directory):
         try:
             status = views.status(paths)
         except Refusal:
-            status = {**dict.fromkeys(keys), "name": paths.name, "state": "unreadable"}
+            unknown = {**dict.fromkeys(keys), "parent": parent_of(paths)}
+            status = {**unknown, "name": paths.name, "state": "unreadable"}
         listed.append({key: status[key] for key in keys})
-    return listed
+    names = {row["name"] for row in listed}
+
+    def place(row: dict[str, Any]) -> tuple[str, bool, float, str]:
+        name, parent = str(row["name"]), str((row["parent"] or {}).get("run"))
+        child = parent in names
+        return (parent if child else name, child, row["created"] or 0.0, name)
+
+    return sorted(listed, key=place)

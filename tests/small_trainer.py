@@ -29,8 +29,8 @@ SIZE: dict[str, Any] = {
 }
 
 
-def small_trainer(directory: Path, name: str = "small", **changes: Any) -> lumina.Trainer:
-    return lumina.Trainer("debug", name=name, steps=60, directory=directory, **{**SIZE, **changes})
+def small_trainer(directory: Path, name: str = "small", steps: int = 60, **changes: Any) -> lumina.Trainer:
+    return lumina.Trainer("debug", name=name, steps=steps, directory=directory, **{**SIZE, **changes})
 
 
 def hparams(trainer: lumina.Trainer) -> dict[str, Any]:

@@ -51,9 +51,15 @@ def list_runs(args: argparse.Namespace) -> int:
     if args.json:
         print_json(found)
     else:
-        rows = [(run["name"], run["state"], run["step"], run["total_steps"], _figure(run["loss"])) for run in found]
+        rows = [(_name(run), run["state"], run["step"], run["total_steps"], _figure(run["loss"])) for run in found]
         say(table(("run", "state", "step", "of", "loss"), rows))
     return 0
+
+
+def _name(run: dict[str, Any]) -> str:
+    """A child run stands beneath its parent, with what is its own of the name."""
+    parent = run["parent"]
+    return str(run["name"]) if parent is None else f"└ {run['name'].removeprefix(parent['run'])} ({parent['kind']})"
 
 
 def show_status(args: argparse.Namespace) -> int:

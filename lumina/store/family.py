@@ -19,7 +19,8 @@ STEM_LENGTH = 80  # of a child's name; a run's name has 100 characters at most
 def parent_of(paths: RunPaths) -> dict[str, Any] | None:
     """{run, kind, ...} of a child run, with `run` the parent's name in the same folder; None for a run of its own."""
     try:
-        return _parent(paths.launch)
+        status = paths.launch.stat()
+        return _parent(paths.launch, status.st_mtime_ns, status.st_ino)
     except (OSError, ValueError, AttributeError):
         return None  # not created by Lumina, or not yet whole
 
@@ -42,17 +43,14 @@ def children_of(paths: RunPaths) -> list[RunPaths]:
 
 
 def child_name(paths: RunPaths, label: str) -> str:
-    """The first free name `<run>.<label>-<number>`."""
-    number = 1
-    while True:
-        name = f"{paths.name[:STEM_LENGTH]}.{label}-{number}"
-        if not list(paths.root.parent.glob(f"{name}*")):
-            return name
-        number += 1
+    """`<run>.<label>-<number>`, with the number after the highest that is in use."""
+    stem = f"{paths.name[:STEM_LENGTH]}.{label}-"
+    taken = [folder.name.removeprefix(stem).split(".")[0] for folder in paths.root.parent.glob(f"{stem}*")]
+    return f"{stem}{max((int(number) for number in taken if number.isdecimal()), default=0) + 1}"
 
 
 @functools.lru_cache(maxsize=4096)
-def _parent(launch: Path) -> dict[str, Any] | None:
-    # The note is written once, when the run is created.
+def _parent(launch: Path, _mtime_ns: int, _inode: int) -> dict[str, Any] | None:
+    # The note is written once, when the run is created; but a deleted run's name may be given again.
     parent = json.loads(launch.read_bytes()).get("parent")
     return parent if isinstance(parent, dict) else None

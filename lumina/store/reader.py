@@ -139,20 +139,22 @@ class StoreReader:
         return dict(rows)
 
     def series(
-        self, names: Sequence[str] | None = None, *, max_points: int | None = 2000, all_segments: bool = False
-    ) -> dict[str, dict[str, list[Any]]]:
+        self, names: Sequence[str] | None = None, *, max_points: int | None = 2000, all_segments: bool = False,
+        head: str | None = None, after: int | None = None,
+    ) -> dict[str, dict[str, list[Any]]]:  # fmt: skip
         """Series by name (None: all) as {"step", "value"}, each of at most `max_points` positions (None: all points).
 
         Where positions stand for several points, "value" is their mean, and "min" and "max" are there too. With
-        `all_segments` abandoned stretches are included, and "segment" tells the segment of each position.
+        `all_segments` abandoned stretches are included, and "segment" tells the segment of each position. `head` asks
+        for the line that ends in that segment instead of the current one, `after` for the steps beyond one.
         """
         with self._open() as db:
             if db is None:
                 return {}
-            line = _line(db, all_segments)
+            line = _line(db, all_segments, head)
             drawn: dict[str, dict[str, list[Any]]] = {}
             for name, number in _numbers(db, names).items():
-                stretches = _stretches(db, line, number, after=None)
+                stretches = _stretches(db, line, number, after)
                 bars = rollup.read(db, [stretch for _, stretch in stretches], max_points)
                 ids = [id for id, _ in stretches]
                 if any(bars) or names is not None:
@@ -283,11 +285,11 @@ def _segments(db: sqlite3.Connection) -> list[tuple[int, Segment]]:
     return [(row[0], Segment(*row[1:])) for row in rows]
 
 
-def _line(db: sqlite3.Connection, all_segments: bool) -> _Line:
+def _line(db: sqlite3.Connection, all_segments: bool, head: str | None = None) -> _Line:
     numbered = _segments(db)
     numbers = {segment.id: number for number, segment in numbered}
     every = [segment for _, segment in numbered]
-    segments = [LineSegment(segment.id) for segment in every] if all_segments else line_of(every)
+    segments = [LineSegment(segment.id) for segment in every] if all_segments else line_of(every, head)
     return _Line(segments, numbers, numbered[-1][0] if numbered else 0)
 
 

@@ -19,6 +19,7 @@ from lumina.store.errors import Refusal
 from lumina.train import splitting
 from lumina.train.evaluate import evaluate
 from lumina.train.oversight import Oversight
+from lumina.train.recorder import WALL_CLOCK
 from lumina.train.saver import Saver
 from lumina.train.session import Session
 from lumina.train.steering import Steering
@@ -137,16 +138,18 @@ class Loop:
 
     def _when_due(self, stats: StepStats, series: dict[str, float]) -> None:
         session, step = self.session, self.session.state.step
-        seen, best = dict(series), session.state.best_val_loss
+        # A rehearsal takes cores: whoever judges throughput must not see these steps.
+        seen = {name: value for name, value in series.items() if not (session.rehearsing and name in WALL_CLOCK)}
+        best = session.state.best_val_loss
         # Before the checkpoint of the same step: a resume from it could not put the figures on the current line.
         validated = step % session.config.training.eval_interval == 0 or step == session.plan.total_steps
         if validated:
-            seen.update(self._validate())
+            seen.update(self.validate())
         self.oversight.after_step(step, seen, stats.arrays)
         if session.state.step != step:
             return  # the run went back
         if session.orchestrator.ended and not validated:
-            self._validate()
+            self.validate()
         reasons = {
             "epoch": session.epoch_ended() is not None,
             "best_val": session.state.best_val_loss != best,
@@ -160,7 +163,8 @@ class Loop:
                 step, session.plan.total_steps, stats.loss, stats.learning_rate, stats.grad_norm, series["throughput"],
             )  # fmt: skip
 
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
+        """Validates now; the losses go into the store and into the state."""
         session, state = self.session, self.session.state
         session.writer.meta("phase", "validating")
         figures = evaluate(session.engine, session.validation, session.validation_sequences, session.batch_size)

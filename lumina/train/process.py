@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from lumina.store.errors import Refusal
+from lumina.store.family import parent_of
 from lumina.store.inbox import Inbox
 from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
@@ -54,11 +55,14 @@ def train(paths: RunPaths, lock: RunLock, interrupts: Interrupts, resume: str | 
     writer.meta("state", "starting")
     writer.meta("phase", "loading")
     try:
-        from lumina.train.trainer import Trainer
+        if parent_of(paths) is None:
+            from lumina.train.trainer import Trainer
 
-        trainer = Trainer.open(paths, lock=lock, writer=writer, resume=resume, steps=steps, interrupts=interrupts)
-        trainer.train()
-        trainer.close()
+            trainer = Trainer.open(paths, lock=lock, writer=writer, resume=resume, steps=steps, interrupts=interrupts)
+            trainer.train()
+            trainer.close()
+        else:
+            train_child(paths, lock, writer, interrupts, resume)
     except StoppedEarly as stopped:
         end_early(paths, writer, str(stopped))
     except KeyboardInterrupt:
@@ -75,6 +79,17 @@ def train(paths: RunPaths, lock: RunLock, interrupts: Interrupts, resume: str | 
         writer.close()
         return 1
     return 0
+
+
+def train_child(paths: RunPaths, lock: RunLock, writer: StoreWriter, interrupts: Interrupts,
+                resume: str | None) -> None:  # fmt: skip
+    """Runs a child of another run to its end. Raises `Refusal`, among others for a second start."""
+    from lumina.train import rehearse, replay
+
+    if resume is not None:
+        raise Refusal("unsupported", f"{paths.name} is a child run; it is made anew from its parent, not resumed")
+    kind = (parent_of(paths) or {})["kind"]
+    (rehearse if kind == "rehearsal" else replay).run(paths, lock, writer, interrupts)
 
 
 def end_early(paths: RunPaths, writer: StoreWriter, reason: str) -> None:

@@ -56,6 +56,8 @@ class Session:
     health: dict[str, Any] = field(default_factory=lambda: {"status": "healthy", "issues": []})
     problems: dict[str, str] = field(default_factory=dict)
     was_ended: bool = False
+    rehearsing: tuple[str, ...] = ()
+    """Child runs that compete with this one now; what is measured by the clock says nothing meanwhile."""
     past: Past = field(default_factory=Past)
     mid_step: bool = False  # the parts are of two steps: nothing may be saved
 

@@ -71,6 +71,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     config_sum = _check_config(paths, history)
     _check_journal(paths, history)
     abandon_off_line(paths.checkpoints, history)  # what a crash in the middle of a rewind left
+    data, changed = _compare_data(config, history)
     loaded = _load(paths, writer, resume, history)
     plan = _plan(config, dataset, history, steps)
     start = loaded[0] if loaded else origin
@@ -85,7 +86,6 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
         orchestrator.forget_interventions()  # a child run has its own
     fingerprint = _fingerprint(threads, hardware)
     fork_seq, pending = (loaded[1].journal_seq, loaded[1].pending) if loaded else (0, ())
-    data, changed = _compare_data(config, history)
     segment = _open_segment(
         journal, writer, resume, state.step, fork_seq, total_steps=plan.total_steps,
         extended=more, fingerprint=fingerprint, config=config_sum, **data,
@@ -159,12 +159,17 @@ def _open_segment(journal: Journal, writer: StoreWriter, resume: str | None, ste
 
 
 def _compare_data(config: Config, history: list[Entry]) -> tuple[dict[str, Any], list[str]]:
-    """What the segment keeps of the files (nothing while they are what the run was started with), and what changed."""
+    """What the segment keeps of the files (nothing while they are what the run was started with), and what changed.
+
+    Raises `Refusal` (bad_data) where other files would also make another tokenizer: the model's tokens would be others.
+    """
     recorded = recorded_data(history)
     now = contents(config)
     if recorded is None:
         return {"data": now}, []
     changed = changed_files(recorded, now)
+    if changed and config.data.tokenizer == "bpe":
+        raise Refusal("bad_data", f"the data is not what the run was trained on: {'; '.join(changed)}")
     return ({"data": now} if changed else {}), changed
 
 

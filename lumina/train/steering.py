@@ -6,6 +6,7 @@ It sees interventions and `LiveControls`; how a value reaches the model is not i
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Mapping
@@ -15,9 +16,12 @@ from typing import Any
 from lumina.checkpoint import CanonicalState, Manifest
 from lumina.interventions import ACTIONS, Intervention, build
 from lumina.interventions.run import RollbackSteps
+from lumina.store import pins
 from lumina.store.errors import Refusal
 from lumina.store.inbox import Command
 from lumina.store.journal import Entry
+from lumina.store.layout import RunPaths, check_run_name
+from lumina.store.lock import is_locked
 from lumina.train import remedy, splitting, undo
 from lumina.train.controls import LiveControls
 from lumina.train.history import CHANGES_THE_MODEL
@@ -31,6 +35,7 @@ log = logging.getLogger(__name__)
 PAUSE_POLL_SECONDS = 0.05
 BOUNDARY_SECONDS = 0.1
 COMMANDS_AT_ONCE = 8
+LOOK_SECONDS = 1.0
 Author = Mapping[str, str]
 
 
@@ -44,7 +49,9 @@ class Steering:
         self.controls = LiveControls(session, self)
         self.paused = False
         self._awaited: set[str] = set()  # commands that are answered when their checkpoint is durable
+        self.paused_for: RunPaths | None = None  # a child run; the pause ends with its process
         self.stopping: str | None = None
+        self._looked = -math.inf
 
     def at_boundary(self) -> None:
         """Repeats what the journal says, then answers the commands that came in; stays here while paused."""
@@ -53,6 +60,7 @@ class Steering:
             self.session.lock.ensure()
             self.saver.poll()
             self._heed_signals()
+            self._heed_children()
             self._answer_some()
             self._tell_quarantined()
             if self.stopping or not self.paused:
@@ -104,7 +112,7 @@ class Steering:
 
     def undo(self, wanted: str, author: Author, *, id: str, proposal: str | None = None) -> dict[str, Any]:
         """Sets the old values of receipt `wanted` again and returns the receipt of that. Raises `Refusal`."""
-        entry = undo.find_applied(self.session, wanted)
+        entry = undo.find_topmost(self.session, wanted)
         before, after = undo.revert(self.controls, entry.doc)
         done = receipt(id, "undo", "verified", self.session.state.step, method=entry.doc["method"],
                        args={"receipt": wanted}, author=author, proposal=proposal, before=before, after=after,
@@ -283,7 +291,7 @@ class Steering:
 
     def pause(self, paused: bool) -> None:
         """Holds the run before its next step, or lets it go on."""
-        self.paused = paused
+        self.paused, self.paused_for = paused, None  # whatever children do: this is a word of its own
         self.session.writer.meta("state", "paused" if paused else "running")
 
     def stop(self, reason: str) -> None:
@@ -302,10 +310,34 @@ class Steering:
         self.saver.save("manual")
 
     def _pause(self, command: Command, paused: bool) -> dict[str, Any]:
-        before = self.paused
-        self.pause(paused)
+        before, child = self.paused, (command.args or {}).get("while")
+        if paused and child is not None:
+            self._pause_for(RunPaths(self.session.paths.root.parent / check_run_name(str(child))))
+        else:
+            self.pause(paused)
         words = {True: "paused", False: "running"}
         return self._receipt(command, "verified", before={"state": words[before]}, after={"state": words[paused]})
+
+    def _pause_for(self, child: RunPaths) -> None:
+        if not is_locked(child):
+            raise Refusal("stale", f"{child.name} has ended; there is nothing to pause for")
+        if not self.paused:
+            self.pause(True)
+            self.paused_for = child
+
+    def _heed_children(self) -> None:
+        """Ends a pause whose reason has gone, and notes once a second which rehearsals compete with this run."""
+        if self.paused_for is not None and not is_locked(self.paused_for):
+            log.info("%s has ended; the run goes on", self.paused_for.name)
+            self.session.event("info", "control", f"{self.paused_for.name} has ended; the run goes on")
+            self.pause(False)
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        found = tuple(pins.holders(self.session.paths))
+        if found != self.session.rehearsing:
+            self.session.rehearsing = found
+            self.session.writer.meta("rehearsing", list(found))
 
     def _check_it_was_sent_to_a_running_run(self, command: Command) -> None:
         session = self.session
@@ -362,7 +394,7 @@ class Steering:
 
     def _reapply(self, entry: Entry) -> None:
         doc = entry.doc
-        if doc["kind"] != "undo" and ACTIONS[doc["method"]].once:
+        if ACTIONS[doc["method"]].once:
             self._measure()
             return
         self._once_more(doc)

@@ -6,8 +6,6 @@ Every method is a short delegation; calls that change the run are journalled lik
 from __future__ import annotations
 
 import getpass
-import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,12 +19,11 @@ from lumina.data import Dataset
 from lumina.hardware import detect
 from lumina.launch import create_run
 from lumina.model import surgery
-from lumina.store import atomic
 from lumina.store.errors import Refusal
 from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
-from lumina.store.reader import StoreReader
 from lumina.store.writer import StoreWriter
+from lumina.train.ending import end_session
 from lumina.train.interrupts import Interrupts
 from lumina.train.loop import Loop
 from lumina.train.saver import Saver
@@ -34,8 +31,6 @@ from lumina.train.session import Session
 from lumina.train.setup import open_session
 from lumina.train.steering import Steering
 from lumina.views.queries import current_metrics, expert_statistics, mod_statistics
-
-log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -111,21 +106,7 @@ class Trainer:
             state, reason = "failed", f"step {session.state.step + 1} was cut off; a resume repeats it"
         elif self._outcome == "running":
             self._saver.save("final")
-        self._steering.refuse_the_rest(state)
-        session.commit("end", f"end-{session.segment}", {"state": state, "reason": reason})
-        session.writer.meta("phase", None)
-        session.writer.meta("state", state)
-        session.writer.flush(60.0)
-        try:
-            write_metrics(session.paths)
-        except (OSError, Refusal) as error:  # a copy for convenience; the run itself is whole
-            log.warning("no metrics/metrics.json: %s", error)
-        session.loader.close()
-        session.engine.close()
-        session.writer.close()
-        session.journal.close()
-        session.lock.release()
-        log.info("%s at step %d (%s)", state, session.state.step, reason)
+        end_session(session, self._steering, state, reason)
 
     def __enter__(self) -> Trainer:
         return self
@@ -232,9 +213,3 @@ class Trainer:
     def _array(self, name: str) -> list[Any] | None:
         array = self._loop.newest_arrays.get(name)
         return None if array is None else array.tolist()
-
-
-def write_metrics(paths: RunPaths) -> None:
-    """Writes the series of the current line to metrics/metrics.json, for people without the database at hand."""
-    series = StoreReader(paths).series(None, max_points=None)
-    atomic.write_file(paths.metrics / "metrics.json", json.dumps({"series": series}).encode())

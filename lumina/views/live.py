@@ -8,17 +8,19 @@ import orjson
 
 from lumina.store.layout import RunPaths
 from lumina.store.reader import StoreReader
-from lumina.views import panels
+from lumina.views import family, panels
 from lumina.views.status import status
 
 SERIES = (
     "loss", "loss_rolling", "val_loss", "val_perplexity", "learning_rate", "grad_norm", "throughput",
     "moe.routing_entropy", "moe.load_entropy", "moe.drop_fraction", "mod.average_depth",
 )  # fmt: skip
+REHEARSED_POINTS = 200  # of a curve
 
 
 def live(paths: RunPaths, cursor: str | None = None) -> dict[str, Any]:
-    """Status and every panel; series and events only beyond `cursor`, all of them when `full`."""
+    """Status and every panel; series and events only beyond `cursor`, all of them when `full`, and then the branches,
+    which change only with the line."""
     with StoreReader(paths).connected():
         return _document(paths, _decode(cursor))
 
@@ -41,6 +43,9 @@ def _document(paths: RunPaths, seen: dict[str, Any]) -> dict[str, Any]:
         "queue": panels.queue(paths),
         "marks": panels.marks(paths),
         "receipts": panels.receipts(paths),
+        **({"branches": panels.branches(paths)} if delta["full"] else {}),
+        "children": family.children(paths),
+        "rehearsals": family.rehearsals(paths, max_points=REHEARSED_POINTS),
         "events": news,
         "cursor": orjson.dumps({"series": delta["cursor"], "event": last}).decode(),
     }

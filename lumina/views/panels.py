@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lumina.interventions.undoing import changes_in, why_not
 from lumina.store.journal import Entry, entries_on_line, read_entries
 from lumina.store.layout import RunPaths
 from lumina.store.reader import Row, StoreReader
@@ -82,29 +83,49 @@ def _proposal(row: Row) -> dict[str, Any]:
 
 
 def marks(paths: RunPaths) -> list[dict[str, Any]]:
-    """Interventions that were applied on the current line, oldest first."""
+    """Interventions that were applied on the current line, oldest first; `undo` says why one cannot be undone."""
     effects = {row.id: row.doc for row in StoreReader(paths).effects()}
     found = []
-    for entry in _in_force(paths):
-        if entry.type == "applied" and entry.doc.get("kind") in ("intervene", "approve", "undo"):
+    held, refusals = _in_force(paths)
+    for entry in held:
+        if entry.seq in refusals:
             keys = ("kind", "method", "args", "before", "after", "state", "author", "proposal")
             fields = {key: entry.doc.get(key) for key in keys}
-            found.append({"id": entry.id, "step": entry.step, **fields, "effect": effects.get(entry.id or "")})
+            effect = effects.get(entry.id or "")
+            found.append({"id": entry.id, "step": entry.step, **fields, "effect": effect, "undo": refusals[entry.seq]})
     return found
 
 
-def _in_force(paths: RunPaths) -> list[Entry]:
-    """The journal's entries on the current line; parsed again only when the journal has grown."""
+def branches(paths: RunPaths, limit: int = 6, max_points: int = 300) -> list[dict[str, Any]]:
+    """The loss of what the newest rewinds left behind, oldest first: from step `back_to` to step `left_at`."""
+    reader = StoreReader(paths)
+    found = []
+    for segment in reader.segments():
+        if segment.cause != "rewind" or segment.parent is None:
+            continue
+        left = reader.series(["loss"], head=segment.parent, after=segment.fork_step, max_points=max_points)
+        loss = left.get("loss") or {"step": []}
+        if loss["step"]:
+            points = {"step": loss["step"], "value": loss["value"]}
+            ends = {"back_to": segment.fork_step, "left_at": loss["step"][-1]}
+            found.append({"id": segment.id, **ends, **points})
+    return found[-limit:]
+
+
+def _in_force(paths: RunPaths) -> tuple[list[Entry], dict[int, str | None]]:
+    """The journal's entries on the current line, and for each change why it cannot be undone in place (None: it can);
+    parsed again only when the journal has grown."""
     try:
         status = paths.journal.stat()
     except FileNotFoundError:
-        return []
+        return [], {}
     return _parsed(paths, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=16)
-def _parsed(paths: RunPaths, _size: int, _mtime_ns: int) -> list[Entry]:
-    return entries_on_line(read_entries(paths))
+def _parsed(paths: RunPaths, _size: int, _mtime_ns: int) -> tuple[list[Entry], dict[int, str | None]]:
+    held = entries_on_line(read_entries(paths))
+    return held, {entry.seq: why_not(held, str(entry.id)) for entry in changes_in(held)}
 
 
 def receipts(paths: RunPaths, limit: int = 20) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from typing import Any
 
+from lumina.store.family import parent_of
 from lumina.store.journal import read_entries
 from lumina.store.layout import RunPaths
 from lumina.store.lock import is_locked
@@ -81,6 +82,7 @@ def status(paths: RunPaths) -> dict[str, Any]:
         "heartbeat_age_s": max(0.0, time.time() - heartbeat) if alive and heartbeat else None,
         "dropped_points": meta.get("dropped_points", 0),
         "error": meta.get("error"),
+        "parent": parent_of(paths),
         "path": str(paths.root),
     }
 

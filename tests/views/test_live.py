@@ -16,7 +16,7 @@ from lumina.views.panels import receipts
 
 KEYS = {
     *("run", "state", "full", "series", "status", "experts", "depth", "budget", "queue", "marks", "receipts"),
-    *("events", "cursor"),
+    *("events", "cursor", "branches", "children", "rehearsals"),
 }
 
 
@@ -50,6 +50,7 @@ def test_the_next_document_has_what_is_new(run: Recording) -> None:
     first = live(run)
     nothing = live(run, first["cursor"])
     assert (nothing["full"], nothing["series"], nothing["events"]) == (False, {}, [])
+    assert set(nothing) == KEYS - {"branches"}, "which change only when everything does"
     run.train(22)
     run.propose()
     second = live(run, nothing["cursor"])
@@ -69,6 +70,10 @@ def test_a_rewind_makes_everything_new(run: Recording) -> None:
     assert document["full"]
     assert document["series"]["loss"]["step"] == list(range(1, 11))
     assert [event["kind"] for event in document["events"]] == ["run", "run"]
+    assert seen["branches"] == []
+    [left] = document["branches"]
+    assert (left["back_to"], left["left_at"], left["step"]) == (10, 20, list(range(11, 21)))
+    assert left["value"] == seen["series"]["loss"]["value"][10:]
 
 
 @pytest.mark.parametrize(
