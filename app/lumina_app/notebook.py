@@ -20,7 +20,7 @@ from lumina import views
 from lumina.client import DONE_STATES, PendingReceipt, Run
 from lumina.store.errors import Refusal
 from lumina.store.layout import RunPaths, find_run
-from lumina_app.commands import send
+from lumina_app.commands import REHEARSING, rehearse, send
 
 LOOK_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 0.1  # between looks while a command is on its way
@@ -44,7 +44,7 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
     writes. `close()` ends that. Raises `Refusal` (not_found) when there is no such run.
     """
 
-    _esm = _text("format.js", "series.js", "widget.charts.js", "widget.js")
+    _esm = _text("format.js", "series.js", "difference.js", "widget.charts.js", "widget.rehearsal.js", "widget.js")
     _css = _text("widget.css")
 
     name = traitlets.Unicode().tag(sync=True)
@@ -65,6 +65,8 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
         self._anew = threading.Event()
         self._asked: dict[str, PendingReceipt] = {}
         self._outbox: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._compared = ""
+        self._compared_told = ("", 0)
         self._snapshot_at = time.monotonic()
         super().__init__(
             name=paths.name,
@@ -100,6 +102,9 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
             self._anew.set()
         elif kind == "bye":
             self._pages.discard(str(message.get("page")))
+        elif kind == "compare":
+            self._compared = str(message.get("name") or "")
+            self._compared_told = ("", 0)
         elif kind == "command":
             self._ask(message)
         self._wake.set()
@@ -107,7 +112,11 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
     def _ask(self, message: Mapping[str, Any]) -> None:
         click = str(message.get("click"))
         try:
-            self._asked[click] = send(self.run, message)
+            if message.get("action") in REHEARSING:
+                rehearse(self.run, message)
+                self._outbox.put({"kind": "answer", "click": click, "done": True})
+            else:
+                self._asked[click] = send(self.run, message)
         except (Refusal, OSError) as error:
             self._outbox.put({"kind": "answer", "click": click, "refusal": str(error)})
 
@@ -137,7 +146,19 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
         news = {name: value for name, value in doc.items() if name not in known or known[name] != value}
         self._told = {name: value for name, value in doc.items() if name not in ALWAYS_TOLD}
         self.send({"kind": "live", "doc": news})
+        self._tell_compared(doc["children"])
         return str(doc["state"])
+
+    def _tell_compared(self, children: list[Mapping[str, Any]]) -> None:
+        """The loss of the replay that is laid over this run's; again while it may still grow."""
+        name = self._compared
+        if not name or not any(child["name"] == name for child in children):
+            return
+        child = RunPaths(self.run.paths.root.parent / name)
+        loss = views.series(child, ["loss"])["series"].get("loss")
+        if loss is not None and (name, len(loss["step"])) != self._compared_told:
+            self._compared_told = (name, len(loss["step"]))
+            self.send({"kind": "overlay", "name": name, "step": loss["step"], "value": loss["value"]})
 
     def _tell_answers(self) -> None:
         for click, pending in list(self._asked.items()):

@@ -131,7 +131,7 @@ def _parsed(paths: RunPaths, _size: int, _mtime_ns: int) -> tuple[list[Entry], d
 def receipts(paths: RunPaths, limit: int = 20) -> list[dict[str, Any]]:
     """The newest receipts, newest first; `effect` is what the steps after an intervention told, None without one."""
     reader = StoreReader(paths)
-    in_force = {entry.id for entry in _in_force(paths) if entry.type == "applied"}
+    in_force = {entry.id for entry in _in_force(paths)[0] if entry.type == "applied"}
     # What a rewind left behind is never measured to its end.
     effects = {row.id: row.doc for row in reader.effects() if row.state != "pending" or row.id in in_force}
     return [

@@ -13,6 +13,7 @@ from typing import Any, Final
 import gradio as gr
 from fastapi import FastAPI
 
+from lumina.children import can_be_rehearsed
 from lumina.client import Run, list_runs
 from lumina.interventions import Declaration, catalogue
 from lumina_app.commands import CONTROLS, attempt
@@ -52,6 +53,7 @@ def build(directory: Path) -> gr.Blocks:
             with gr.Column(scale=3, min_width=330, elem_id="lm-side"):
                 _announce(Panel("approval", ["command"]).command, _of_panel(ask), None, sent)
                 _manual(ask, run, sent)
+                _announce(Panel("rehearsal", ["command"]).command, _of_panel(ask), None, sent)
                 _announce(Panel("receipts", ["command"]).command, _of_panel(ask), None, sent)
                 Panel("budget")
                 Panel("events")
@@ -136,21 +138,41 @@ def _form(action: Declaration, ask: Ask, run: gr.Dropdown, sent: gr.JSON, *, vis
             )
             for arg in action.args
         ]
-        button = gr.Button("Apply at the next step", size="sm", elem_id=f"lm-trigger-{action.method}")
+        with gr.Row(elem_classes="lm-form-buttons"):
+            apply = gr.Button("Apply at the next step", size="sm", elem_id=f"lm-trigger-{action.method}")
+            rehearse = gr.Button("Rehearse", size="sm", elem_id=f"lm-rehearse-{action.method}", min_width=90)
+            rehearse.visible = can_be_rehearsed(action.method)
 
-    def trigger(chosen: str | None, *values: str) -> dict[str, Any]:
-        # An empty field takes the default, or is missed by name.
-        args = {name: value for name, value in zip(names, values, strict=True) if value.strip()}
-        return ask(chosen, {"action": "intervene", "method": action.method, "args": args})
+    def asking(what: str) -> Callable[..., dict[str, Any]]:
+        def trigger(chosen: str | None, *values: str) -> dict[str, Any]:
+            # An empty field takes the default, or is missed by name.
+            args = {name: value for name, value in zip(names, values, strict=True) if value.strip()}
+            return ask(chosen, {"action": what, "method": action.method, "args": args})
 
-    _announce(button.click, trigger, [run, *fields], sent)
+        return trigger
+
+    _announce(apply.click, asking("intervene"), [run, *fields], sent)
+    _announce(rehearse.click, asking("rehearse"), [run, *fields], sent)
     return form
 
 
-def _names(directory: Path) -> list[str]:
-    """Runs, the living ones first, the newest first."""
-    found = sorted(list_runs(directory), key=lambda run: (run["state"] in _LIVE, run["created"] or 0), reverse=True)
-    return [str(run["name"]) for run in found]
+def _names(directory: Path) -> list[tuple[str, str]]:
+    """(label, name) of the runs, the living ones first, the newest first; replays beneath the run that they are of.
+
+    Rehearsals are left out: they stand in a panel of their own.
+    """
+    listed = list_runs(directory)
+    own = [run for run in listed if run["parent"] is None]
+    found = sorted(own, key=lambda run: (run["state"] in _LIVE, run["created"] or 0), reverse=True)
+    choices = []
+    for run in found:
+        choices.append((str(run["name"]), str(run["name"])))
+        choices += [
+            (f"↳ {child['name'].removeprefix(run['name']).lstrip('.')}", str(child["name"]))
+            for child in listed
+            if (child["parent"] or {}).get("run") == run["name"] and child["parent"]["kind"] != "rehearsal"
+        ]
+    return choices
 
 
 def _first_choice(directory: Path) -> Callable[[gr.Request], gr.Dropdown]:
@@ -161,8 +183,8 @@ def _first_choice(directory: Path) -> Callable[[gr.Request], gr.Dropdown]:
 
 
 def _choices(directory: Path, chosen: str | None) -> gr.Dropdown:
-    names = _names(directory)
+    choices = _names(directory)
     # A run that is gone stays chosen, so that the page says so instead of showing another one.
-    if chosen and chosen not in names:
-        names.append(chosen)
-    return gr.Dropdown(choices=names, value=chosen or (names[0] if names else None))
+    if chosen and chosen not in [name for _, name in choices]:
+        choices.append((chosen, chosen))
+    return gr.Dropdown(choices=choices, value=chosen or (choices[0][1] if choices else None))

@@ -1,7 +1,8 @@
 // The card that asks a person: what is proposed, why, how sure; approve, edit or reject.
 
-import { integer, percent, plain } from "/lumina/static/format.js";
+import { integer, percent, plain, words } from "/lumina/static/format.js";
 import { html, put } from "/lumina/static/html.js";
+import { verdict } from "/lumina/static/difference.js";
 import { LIVE_STATES, receipts, state, subscribe } from "/lumina/static/store.js";
 
 const CLICK_MS = 4000; // a click that led to nothing (the page showed why) may be tried again after this
@@ -62,7 +63,15 @@ function buttons(proposal) {
   if (doing.mode === "reject") return html`${button("refuse", "Reject", "lm-no")}${button("read", "Cancel", "")}`;
   const sent = isSent(proposal.id);
   return html`${button("approve", sent ? "Sent ..." : "Approve", "lm-yes", sent)}${isUndo(proposal) ? null : button("edit", "Edit", "", sent)}
-    ${button("reject", "Reject", "lm-no", sent)}`;
+    ${isUndo(proposal) ? null : button("rehearse", "Rehearse", "", sent || isRehearsing())}${button("reject", "Reject", "lm-no", sent)}`;
+}
+
+const isRehearsing = () => state.rehearsals.some((one) => one.state === "running");
+
+/** What a rehearsal of just this change has found. */
+function rehearsed(proposal) {
+  const found = state.rehearsals.find((one) => one.proposal === proposal.id && one.difference);
+  return found && html`<p class="lm-rehearsed" role="status"><b>Rehearsed</b> ${words(found.args)}: ${verdict(found)}</p>`;
 }
 
 function why() {
@@ -86,6 +95,7 @@ function card(proposal, waiting) {
         aria-valuenow="${confidence}"><i style="width:${confidence}%"></i></div>
       <p>${proposal.evidence?.summary ?? ""} Confidence ${percent(proposal.confidence, 0)}.</p>
       ${doing.mode === "reject" ? why() : html`<dl>${doing.mode === "edit" ? fields(proposal) : values(proposal)}</dl>`}
+      ${rehearsed(proposal)}
       <div class="lm-buttons">${buttons(proposal)}</div>
     </section>`;
 }
@@ -146,6 +156,9 @@ export function mount(element, { trigger }) {
   const actions = {
     approve: (proposal) => send(proposal, { action: "approve", args: {} }),
     apply: approve,
+    rehearse: (proposal) => trigger("command", {
+      run: state.run, action: "rehearse", proposal: proposal.id, method: proposal.method, args: proposal.args,
+    }),
     refuse: (proposal) => send(proposal, { action: "reject", args: { why: element.querySelector("input[name=why]").value } }),
     edit: (proposal) => begin("edit", proposal, "dl input"),
     reject: (proposal) => begin("reject", proposal, "input[name=why]"),

@@ -4,9 +4,12 @@ import { words } from "/lumina/static/format.js";
 import { escapeText, html, put } from "/lumina/static/html.js";
 import { axis, colours, draw, isNarrow, legend } from "/lumina/static/plot.js";
 import { horizonOf, rangeOf, smooth } from "/lumina/static/series.js";
-import { state, subscribe } from "/lumina/static/store.js";
+import { LIVE_STATES, fetchLoss, state, subscribe } from "/lumina/static/store.js";
 
 const view = { smooth: true, log: false };
+const OVERLAY_MS = 2000; // between looks at a child run that is still computed
+let overlay = null; // {name, state, step, value} of the child run to compare with
+let chosen = "";
 
 const isEmergency = (mark) => mark.method.startsWith("emergency") || mark.method.startsWith("rollback");
 
@@ -45,6 +48,25 @@ function curves(series, paint) {
   return traces;
 }
 
+/** Thin lines: where a rewind left the run, and the child run that was chosen to compare with. */
+function others(branches, paint) {
+  const shown = (curve) => (view.smooth ? smooth(curve, horizonOf(state.series.loss)) : curve.value);
+  const traces = branches.map((branch) => ({
+    x: branch.step, y: shown(branch), name: `left at ${branch.left_at}, back to ${branch.back_to}`, mode: "lines",
+    line: { color: paint.dim, width: 1 }, opacity: 0.75,
+  }));
+  if (overlay?.step.length) {
+    traces.push({ x: overlay.step, y: shown(overlay), name: overlay.name, mode: "lines", line: { color: paint.good, width: 1.6 } });
+  }
+  return traces;
+}
+
+/** A word at the end of each branch, since the legend is far from it. */
+const branchNote = (branch, paint) => ({
+  x: branch.left_at, xref: "x", y: branch.value.findLast((value) => value !== null), yref: "y", text: `left at step ${branch.left_at}`,
+  showarrow: false, xanchor: "left", yanchor: "bottom", font: { size: 10, color: paint.dim },
+});
+
 function marksTrace(marks, paint) {
   return {
     x: marks.map((mark) => mark.step), y: marks.map(() => 0.97), yaxis: "y2", name: "interventions", mode: "markers",
@@ -73,7 +95,7 @@ function lossAxis(series, paint) {
   return axis(paint, { type: view.log ? "log" : "linear", range, uirevision: `${state.run} ${view.log}`, nticks: 7 });
 }
 
-function render(chart, { run, series, marks }) {
+function render(chart, { run, series, marks, branches }) {
   if (!series.loss?.step.length) return;
   const paint = colours();
   const layout = {
@@ -83,19 +105,31 @@ function render(chart, { run, series, marks }) {
     yaxis: lossAxis(series, paint),
     yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
     shapes: marks.map((mark) => markLine(mark, paint)),
-    annotations: marks.filter((mark) => VERDICTS[mark.effect?.state]).map((mark) => verdictNote(mark, paint)),
+    annotations: [...branches.map((branch) => branchNote(branch, paint)), ...marks.filter((mark) => VERDICTS[mark.effect?.state]).map((mark) => verdictNote(mark, paint))],
   };
   chart.setAttribute("aria-label", `Loss over ${series.loss.step.length} points, ${marks.length} interventions marked`);
-  draw(chart, [...curves(series, paint), marksTrace(marks, paint)], layout, run);
+  draw(chart, [...curves(series, paint), ...others(branches, paint), marksTrace(marks, paint)], layout, run);
 }
 
 const choice = (group, value, text, pressed) =>
   html`<button type="button" data-group="${group}" data-value="${value}" aria-pressed="${pressed}">${text}</button>`;
 
+const nameOf = ({ name, without }) => (without ? `without ${without.method} at ${without.step}` : name);
+
+/** The children that may be laid over the curve; one that is gone is not shown any more. */
+function offer(select, children) {
+  if (!children.some(({ name }) => name === chosen)) [chosen, overlay] = ["", null];
+  put(select, html`<option value="">compare with ...</option>
+    ${children.map((child) => html`<option value="${child.name}">${nameOf(child)}</option>`)}`);
+  select.value = chosen;
+  select.hidden = !children.length;
+}
+
 export function mount(element) {
   put(element, html`
     <section class="lm-card" aria-labelledby="lm-loss-title">
       <header><h2 id="lm-loss-title">Loss</h2><small>dashed marks are interventions</small><span class="lm-space"></span>
+        <select class="lm-compare" aria-label="Compare with a replay" hidden></select>
         <span class="lm-choice" role="group" aria-label="Curve">
           ${choice("smooth", "", "raw", "false")}${choice("smooth", "on", "smooth", "true")}</span>
         <span class="lm-choice" role="group" aria-label="Loss axis">
@@ -111,5 +145,22 @@ export function mount(element) {
     for (const other of button.parentElement.children) other.setAttribute("aria-pressed", String(other === button));
     render(chart, state);
   });
-  subscribe(element, (now) => render(chart, now));
+  const compare = element.querySelector(".lm-compare");
+  compare.addEventListener("change", () => {
+    chosen = compare.value;
+    overlay = null;
+    look();
+  });
+  const look = async () => {
+    const name = chosen;
+    const found = name ? await fetchLoss(name).catch(() => null) : null;
+    if (name !== chosen) return;
+    overlay = found;
+    if (state.doc) render(chart, state);
+    if (found && LIVE_STATES.has(found.state)) window.setTimeout(look, OVERLAY_MS);
+  };
+  subscribe(element, (now) => {
+    offer(compare, now.children);
+    render(chart, now);
+  });
 }

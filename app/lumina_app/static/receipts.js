@@ -15,11 +15,13 @@ function change({ before, after }) {
   return shown.join(", ");
 }
 
-/** Only what is in force on the current line can be undone, and only once. */
-function canUndo(receipt) {
-  const inForce = state.marks.some((mark) => mark.id === receipt.id && mark.kind !== "undo");
+/** Only what is in force on the current line can be undone, and only once; beneath a later change the button says why not. */
+function undoOf(receipt) {
+  const mark = state.marks.find((one) => one.id === receipt.id && one.kind !== "undo");
   const undone = receipts().some((other) => other.undoes === receipt.id || (other.kind === "undo" && other.args?.receipt === receipt.id && other.state === "queued"));
-  return inForce && !undone && LIVE_STATES.has(state.doc?.state);
+  if (!mark || undone || !LIVE_STATES.has(state.doc?.state)) return null;
+  return html`<button type="button" data-undo="${receipt.id}" ${mark.undo ? html`disabled` : null}
+    title="${mark.undo ?? "set the old values again"}">Undo</button>`;
 }
 
 /** What the steps after it told: a verdict with its figures, or when it will be known. */
@@ -35,7 +37,7 @@ function line(receipt) {
   const step = receipt.step === null || receipt.step === undefined ? "" : integer(receipt.step);
   return html`<li data-state="${receipt.state}" data-receipt="${receipt.id}"><span>${step}</span>
     <p><b>${what}</b> <i>${receipt.state}</i>
-      ${canUndo(receipt) && html`<button type="button" data-undo="${receipt.id}" title="set the old values again">Undo</button>`}${read && html`<small>${read}</small>`}${effect(receipt)}</p></li>`;
+      ${undoOf(receipt)}${read && html`<small>${read}</small>`}${effect(receipt)}</p></li>`;
 }
 
 export function mount(element, { trigger }) {

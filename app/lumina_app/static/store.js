@@ -20,6 +20,9 @@ const fresh = () => ({
   marks: [],
   events: [],
   receipts: [],
+  branches: [], // what rewinds left behind
+  children: [], // replays of this run, to lay over its curve
+  rehearsals: [],
   cursor: null,
 });
 
@@ -75,7 +78,7 @@ export function selectRun(name) {
 /** A command was sent: it shows as queued at once, and the answer is fetched soon. One that was refused was not sent. */
 export function commandSent(receipt) {
   if (!receipt) return;
-  refused = receipt.id ? null : receipt;
+  refused = receipt.state === "refused" && !receipt.id ? receipt : null;
   if (receipt.id) waiting.set(receipt.id, receipt);
   redraw();
   window.setTimeout(poll, 150);
@@ -83,6 +86,12 @@ export function commandSent(receipt) {
 
 /** Receipts newest first, those on their way before all others. */
 export const receipts = () => [...(refused ? [refused] : []), ...[...waiting.values()].reverse(), ...state.receipts];
+
+/** The loss of a child run, to lay over its parent's; null when there is no such run. */
+export async function fetchLoss(run) {
+  const doc = await fetchJson(`/lumina/live?${new URLSearchParams({ run })}`);
+  return doc && { name: run, state: doc.state, ...(doc.series.loss ?? { step: [], value: [] }) };
+}
 
 async function fetchJson(path) {
   const response = await fetch(path, { credentials: "same-origin", headers: { accept: "application/json" } });
@@ -119,6 +128,9 @@ function merge(doc, anew) {
   if (doc.depth) state.depth = doc.depth;
   if (doc.marks) state.marks = doc.marks;
   if (doc.receipts) state.receipts = doc.receipts;
+  if (doc.branches) state.branches = doc.branches;
+  if (doc.children) state.children = doc.children;
+  if (doc.rehearsals) state.rehearsals = doc.rehearsals;
   const newest = (doc.events ?? []).slice().sort((a, b) => b.id - a.id);
   const known = new Set(state.events.slice(0, newest.length + 1).map((event) => event.id));
   state.events = [...newest.filter((event) => !known.has(event.id)), ...state.events].slice(0, EVENTS_KEPT);

@@ -45,6 +45,8 @@ class LossChart {
     this.log = false;
     this.zoom = null;
     this.legend = add(this.card.head, "span", { class: "lw-legend", "aria-hidden": "true" });
+    this.compare = add(this.card.head, "select", { class: "lw-compare", "aria-label": "Compare with a replay", hidden: true });
+    this.compare.addEventListener("change", () => this.onCompare?.(this.compare.value));
     this.choice("Curve", ["raw", "smooth"], 1, (index) => (this.smooth = index === 1));
     this.choice("Loss axis", ["lin", "log"], 0, (index) => (this.log = index === 1));
     const { body } = this.card;
@@ -69,6 +71,21 @@ class LossChart {
       add(group, "button", { type: "button", "aria-pressed": String(index === chosen), onclick: () => choose(index) }, name));
   }
 
+  /** The replays of the run whose loss may be laid over this one. */
+  offer(children) {
+    const key = children.map(({ name }) => name).join();
+    this.compare.hidden = !children.length;
+    if (key === this.offered) return;
+    this.offered = key;
+    const chosen = this.compare.value;
+    this.compare.replaceChildren();
+    add(this.compare, "option", { value: "" }, "compare with ...");
+    for (const { name, without } of children) {
+      add(this.compare, "option", { value: name }, without ? `without ${without.method} at ${without.step}` : name);
+    }
+    this.compare.value = children.some(({ name }) => name === chosen) ? chosen : "";
+  }
+
   zoomTo(range) {
     this.zoom = range;
     this.draw();
@@ -76,6 +93,7 @@ class LossChart {
 
   draw(story = this.story) {
     this.story = story;
+    this.offer(story?.doc?.children ?? []);
     const loss = story?.series.loss;
     if (!loss || loss.step.length < 2) {
       this.plot.replaceChildren();
@@ -127,9 +145,21 @@ class LossChart {
     line(this.smooth ? "lw-raw" : "lw-train", loss.step, loss.value);
     if (this.smooth) line("lw-train", loss.step, smooth(loss, horizonOf(loss)));
     const validation = story.series.val_loss;
+    for (const curve of [...(story.doc.branches ?? []), ...(story.overlay ? [story.overlay] : [])]) {
+      const values = this.smooth ? smooth(curve, horizonOf(loss)) : curve.value;
+      line("back_to" in curve ? "lw-left-behind" : "lw-overlay", curve.step, values);
+      if ("back_to" in curve) this.noteBranch(svg, curve, x, y(shown(values.findLast((value) => value !== null))));
+    }
     if (validation) line("lw-val", validation.step, validation.value);
     for (const mark of story.doc.marks) this.mark(svg, mark);
-    this.explain(validation);
+    this.explain(validation, story);
+  }
+
+  noteBranch(svg, branch, x, y) {
+    const { x0, x1 } = this.frame;
+    if (branch.left_at < x0 || branch.left_at > x1 || !Number.isFinite(y)) return;
+    const note = add(svg, "text", { x: x(branch.left_at) + 3, y: y - 3 }, `left at step ${integer(branch.left_at)}`);
+    add(note, "title", {}, `A rewind went back from step ${integer(branch.left_at)} to step ${integer(branch.back_to)}.`);
   }
 
   mark(svg, mark) {
@@ -147,9 +177,11 @@ class LossChart {
     add(group, "title", {}, `${mark.method} ${words(mark.args)} at step ${mark.step}${told}`);
   }
 
-  explain(validation) {
+  explain(validation, story) {
     const names = this.smooth ? [["lw-raw", "train"], ["lw-train", "train (EMA)"]] : [["lw-train", "train"]];
     if (validation?.step.length > 1) names.push(["lw-val", "validation"]);
+    if (story.doc.branches?.length) names.push(["lw-left-behind", "left behind"]);
+    if (story.overlay) names.push(["lw-overlay", story.overlay.name]);
     const key = names.join();
     if (key === this.explained) return;
     this.explained = key;

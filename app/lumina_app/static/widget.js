@@ -18,6 +18,7 @@ class Story {
     this.series = {};
     this.events = [];
     this.doc = null;
+    this.overlay = null; // {name, step, value} of the replay to compare with
     this.trouble = null;
   }
 
@@ -204,6 +205,12 @@ class Approvals {
       if (begin) inputs[0].select();
     });
     edit.hidden = !inputs.length;
+    if (proposal.method !== "undo") {
+      button("Rehearse", "lw-rehearse", () => {
+        const args = { ...proposal.args, ...edited(inputs) };
+        this.act("rehearse", { method: proposal.method, proposal: proposal.id, args });
+      });
+    }
     button("Reject", "lw-reject", () => answer("reject", {}));
   }
 }
@@ -231,12 +238,16 @@ class ByHand {
     this.fields = add(form, "div", { class: "lw-args" });
     const row = add(form, "div", { class: "lw-buttons" });
     this.apply = add(row, "button", { type: "submit", class: "lw-apply" }, "Apply");
+    this.rehearse = add(row, "button", { type: "button", class: "lw-rehearse", onclick: () => send("rehearse") }, "Rehearse");
     const choose = () => this.ask(catalogue.find(({ method }) => method === this.method.value));
     this.method.addEventListener("change", choose);
+    const send = (action) => {
+      const given = [...this.fields.querySelectorAll("input")].filter((input) => input.value.trim());
+      act(action, { method: this.method.value, args: Object.fromEntries(given.map((i) => [i.name, i.value.trim()])) });
+    };
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      const given = [...this.fields.querySelectorAll("input")].filter((input) => input.value.trim());
-      act("intervene", { method: this.method.value, args: Object.fromEntries(given.map((i) => [i.name, i.value.trim()])) });
+      send("intervene");
     });
     if (catalogue.length) choose();
     this.usable = catalogue.length > 0;
@@ -255,6 +266,7 @@ class ByHand {
   draw({ doc }, contact) {
     this.box.hidden = OVER.has(doc.state) || !this.usable;
     this.apply.disabled = !contact;
+    this.rehearse.disabled = !contact || (doc.rehearsals ?? []).some(({ state }) => state === "running");
   }
 }
 
@@ -279,6 +291,7 @@ class Receipts {
   }
 
   answered(click, answer) {
+    if (answer.done) this.own.delete(click); // no command to the run: what came of it shows elsewhere
     Object.assign(this.own.get(click) ?? {}, answer);
   }
 
@@ -444,9 +457,10 @@ function build(root, model, act) {
   const charts = [loss, new Heatmap(pair), new Depth(pair)];
   const approvals = new Approvals(right, act);
   const byHand = new ByHand(right, act, model.get("catalogue"));
+  const rehearsals = new Rehearsals(right, act);
   const receipts = new Receipts(right);
   const rest = [new Budget(right), new Events(left)];
-  return { panels: [header, notice, figures, ...charts, approvals, byHand, receipts, ...rest], charts, receipts };
+  return { panels: [header, notice, figures, ...charts, approvals, byHand, rehearsals, receipts, ...rest], charts, receipts, loss };
 }
 
 function render({ model, el }) {
@@ -466,7 +480,12 @@ function render({ model, el }) {
     model.send({ kind: "command", click, action, ...rest });
     draw();
   };
-  const { panels, charts, receipts } = build(root, model, act);
+  const { panels, charts, receipts, loss } = build(root, model, act);
+  loss.onCompare = (name) => {
+    story.overlay = null;
+    model.send({ kind: "compare", name });
+    draw();
+  };
 
   /** true: the kernel talks; false: it did; null: it never has. */
   const contact = () => {
@@ -486,10 +505,12 @@ function render({ model, el }) {
       story.take(message.doc);
       if (story.points > MOST_POINTS) hello();
     } else if (message.kind === "answer") {
-      const { click, receipt = null, refusal = null } = message;
-      receipts.answered(click, { receipt, refusal });
+      const { click, receipt = null, refusal = null, done = false } = message;
+      receipts.answered(click, { receipt, refusal, done });
       if (receipt?.state !== "verified") undo.get(click)?.();
       undo.delete(click);
+    } else if (message.kind === "overlay") {
+      story.overlay = message.name === loss.compare.value ? message : null;
     } else if (message.kind === "trouble") {
       story.trouble = message.message;
     }
