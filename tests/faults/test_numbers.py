@@ -75,3 +75,49 @@ def test_an_explosion(lab: Lab, tally: Tally) -> None:
         assert found.steps == list(range(1, STEPS + 1))
         assert found.series["loss"]["value"][-1] < 8.0
         assert Run(paths).status()["state"] == "finished"
+
+
+@row(
+    "out of memory in forward, backward or the optimizer",
+    injected="OutOfMemoryError in that phase for micro-batches of more than one sequence, from a seeded step on",
+    expected="the step is repeated in halves on the same sequences, and journalled; killed and resumed, the same bits",
+)
+@pytest.mark.parametrize("phase", ["forward", "backward", "optimizer"])
+def test_out_of_memory(lab: Lab, tally: Tally, phase: str) -> None:
+    chance = random.Random(SEED)
+    for _ in range(often(1, 8)):
+        step = chance.randint(2, STEPS - 4)
+        limit = ("limit_memory", {"step": step, "sequences": 1, "phase": phase})
+        paths = lab.create()
+        life = lab.live(paths, limit)
+        assert life.code == 0, log_of(paths)
+        assert [hit["step"] for hit in life.hits] == [step], "never tried so large again"
+        tally.tried()
+        splits = [entry for entry in read_entries(paths) if entry.type == "oom_split"]
+        assert [(entry.step, entry.doc["after"]["batch_size"]) for entry in splits] == [(step - 1, 1)]
+        found, plain = outcome(paths), lab.undisturbed()
+        assert found.steps == plain.steps
+        assert found.series["tokens"] == plain.series["tokens"], "as many sequences in each step as before"
+        again = lab.create()
+        assert lab.live(again, limit, ("kill_in_step", {"step": step + 2, "call": 5})).code == -9
+        assert_same(lab.finish(again), found)
+
+
+@row(
+    "out of memory at batch size 1",
+    injected="OutOfMemoryError for every micro-batch, from a seeded step on",
+    expected="stops with advice and never loops; resumed with more memory, it ends",
+)
+def test_out_of_memory_for_good(lab: Lab, tally: Tally) -> None:
+    chance = random.Random(SEED)
+    for _ in range(often(1, 8)):
+        step = chance.randint(2, STEPS - 4)
+        paths = lab.create()
+        life = lab.live(paths, ("limit_memory", {"step": step, "sequences": 0, "phase": "forward"}))
+        assert life.code == 1
+        assert [hit["sequences"] for hit in life.hits] == [2, 1]
+        tally.tried()
+        status = Run(paths).status()
+        assert status["state"] == "failed"
+        assert "one sequence already" in status["error"]
+        assert lab.finish(paths).steps == list(range(1, STEPS + 1))
