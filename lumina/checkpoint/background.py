@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lumina.checkpoint.retention import Keep, prune, refresh_overview
+from lumina.checkpoint.retention import Keep, prune, write_overview
 from lumina.checkpoint.save import discard, publish, write_files
 from lumina.checkpoint.snapshot import Snapshot
 
@@ -25,7 +25,8 @@ class Writing:
     """One checkpoint on its way to the disk. The snapshot must not be changed before `done`.
 
     The files are written at once; their folder gets its name only when `durable` is set (the run's points up to this
-    step would survive a power cut). Then `path` is set, or `error` says why there is no checkpoint.
+    step would survive a power cut). Then `path` is set, or `error` says why there is no checkpoint;
+    `untidied` says why older ones, or the overview, are not as they should be.
     """
 
     def __init__(self, root: Path, step: int, snapshot: Snapshot, durable: threading.Event, keep: Keep,
@@ -33,6 +34,7 @@ class Writing:
         self.step = step
         self.path: Path | None = None
         self.error: Exception | None = None
+        self.untidied: str | None = None
         self.done = threading.Event()
         self._root, self._snapshot, self._durable, self._about = root, snapshot, durable, about
         self._keep, self._pinned = keep, pinned
@@ -77,6 +79,6 @@ class Writing:
         keep = dataclasses.replace(self._keep, pinned=self._pinned())
         try:
             prune(self._root, keep, self.path)
+            write_overview(self._root, keep.pinned)
         except OSError as error:
-            log.warning("old checkpoints in %s could not be removed: %s", self._root, error)
-        refresh_overview(self._root, keep.pinned)
+            self.untidied = f"{self._root} could not be tidied: {error}"

@@ -188,6 +188,9 @@ class Saver:
             self._failed(flight.told, str(error), flight.state[0])
             return
         self.session.commit("checkpoint", path.name, checkpoint_doc(path))
+        if flight.writing.untidied:
+            log.warning("%s", flight.writing.untidied)
+            self.session.event("warning", "checkpoint", f"Checkpoint {path.name} is whole; {flight.writing.untidied}")
         self._saved = (flight.state, path)
         self.session.solved("checkpoint")
         for listener in flight.told:
