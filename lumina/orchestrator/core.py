@@ -122,7 +122,7 @@ class Orchestrator:
 
     def _view(self, step: int, hparams: Mapping[str, float], past: Sequence[Attempt]) -> View:
         attempts, positions = self._policy.attempts(step, past), self._policy.positions(step, past)
-        return View(self._signals, self.facts, hparams, attempts, positions)
+        return View(self._signals, self.facts, hparams, attempts, positions, self._effects.intervened())
 
     def state(self) -> dict[str, Any]:
         """Everything that later opinions depend on, as plain JSON (floats survive exactly)."""

@@ -137,6 +137,10 @@ class EffectMeter:
         self._pending.append((number, step))
         return step + self.window
 
+    def intervened(self) -> tuple[int, ...]:
+        """The steps after which something was lately applied."""
+        return tuple(step for _, step, _ in self._recent)
+
     def forget(self) -> None:
         """Leaves out every intervention so far, and keeps the steps."""
         self._pending, self._recent, self._hurt = [], [], []

@@ -153,6 +153,25 @@ def test_noise_in_the_data_is_left_out_from_where_it_began():
     assert anomaly.step - anomaly.args["num_steps"] < AT
 
 
+@pytest.mark.parametrize("cause", ["data_anomaly", "gradient_explosion"])
+@pytest.mark.parametrize("before", [1, 30])
+def test_the_jump_of_an_intervention_is_no_emergency_and_no_fault_of_the_data(cause, before):
+    orchestrator, urgent, later = with_memory(), [], []
+    for step in course(0, AT + CHECK, fault=FAULTS[cause]):
+        orchestrator.observe(*step)
+        urgent += orchestrator.emergencies(step[0], LIVE) if orchestrator.urgent() else ()
+        if step[0] == AT - before:
+            orchestrator.applied(step[0], 0)
+        if step[0] % CHECK == 0:
+            later += orchestrator.check(step[0], LIVE, ()).proposals
+    if before == 1:
+        assert urgent == []
+        assert {proposal.cause for proposal in later} <= {"divergence", "gradient_explosion"}
+        assert not any(proposal.emergency for proposal in later)
+    else:
+        assert cause in {proposal.cause for proposal in urgent}
+
+
 def test_what_was_left_out_before_stays_left_out_when_it_was_too_little():
     tried = Attempt("data_anomaly", AT + 2, "rollback_steps", True, True, position=(AT - 41) * PER_STEP)
     orchestrator, said = with_memory(), []

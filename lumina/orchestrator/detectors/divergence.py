@@ -5,7 +5,8 @@ Usual level and noise come from the blocks of ten steps before the newest one. T
 newest four steps is above level + max(4 x noise, 4 % of the level), and the newest three all are above half of that;
 confidence is 1 - limit / rise / 2, so 0.75 at twice that limit. It began with the first of the steps above half the
 limit, single dips aside. Where that step makes most of the rise, the data from there on is the likely reason: weights
-do not change so fast at an unchanged rate.
+do not change so fast at an unchanged rate. A rise that began in the first steps after an intervention is that one's
+own, and no emergency: what becomes of it is for its effect, or for a person.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def _risen(view: View, usual: Reference, limit: float, rise: float, losses: Floa
     text = f"Loss left its level of {usual.loss:.3f} at step {steps[began]} and is at {level:.3f}"
     numbers = {"level": usual.loss, "noise": usual.loss_noise, "loss": level, "since_step": steps[began]}
     back = long + max(2, signals.check_interval // 10)
-    if first > ABRUPT * rise and math.isfinite(positions[began]):
+    cause = view.intervention_before(steps[began])
+    if cause is None and first > ABRUPT * rise and math.isfinite(positions[began]):
         extent = max(2 * long, SKIPPED_CHECKS * signals.check_interval) * 2 ** view.attempts.get(DATA, 0)
         at = int(positions[began])
         start = min(at, view.positions.get(DATA, at))  # going back has forgotten what was left out before
@@ -86,7 +88,10 @@ def _risen(view: View, usual: Reference, limit: float, rise: float, losses: Floa
         skipped = {"first_sequence": start, "sequences": at - start + beyond_at}
         then = (Act("skip_data_range", skipped),)
         return Finding(DATA, sure, "critical", found, "rollback_steps", {"num_steps": back}, then=then, emergency=True)
-    found = evidence(view, f"{text}, at an unchanged rate.", usual.loss + limit, numbers)
+    why = "at an unchanged rate" if cause is None else f"right after the intervention at step {cause}"
+    found = evidence(view, f"{text}, {why}.", usual.loss + limit, numbers)
     then = (Act("emergency_lr_reduction", {"reduction_factor": 2.0}),)
     args = {"num_steps": back + signals.check_interval // 2}
-    return Finding(DIVERGENCE, sure, "critical", found, "rollback_steps", args, then=then, emergency=True)
+    return Finding(
+        DIVERGENCE, sure, "critical", found, "rollback_steps", args, then=then, emergency=cause is None
+    )  # fmt: skip

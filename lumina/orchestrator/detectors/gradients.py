@@ -34,7 +34,8 @@ def peaked(signals: Signals) -> bool:
 
 
 class GradientExplosion:
-    """Three peaks among the newest five steps are an emergency: back, at a tenth of the rate."""
+    """Three peaks among the newest five steps are an emergency: back, at a tenth of the rate. In the first steps after
+    an intervention they are its own, and none."""
 
     def find(self, view: View) -> Sequence[Finding]:
         """An explosion, or a single peak since the last check."""
@@ -62,4 +63,6 @@ class GradientExplosion:
         back = RECENT + signals.check_interval // 2
         then = (Act("emergency_lr_reduction", {"reduction_factor": 10.0}),)
         args = {"num_steps": back}
-        return (Finding(CAUSE, sure, "critical", found, "rollback_steps", args, then=then, emergency=True),)
+        began = steps[-RECENT:][int(np.argmax(since[-RECENT:] > limit))]
+        own = view.intervention_before(began)
+        return (Finding(CAUSE, sure, "critical", found, "rollback_steps", args, then=then, emergency=own is None),)

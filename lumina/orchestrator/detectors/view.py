@@ -10,13 +10,16 @@ from typing import Any
 from lumina.orchestrator.signals import Signals
 from lumina.orchestrator.types import RunFacts
 
+FELT_STEPS = 3  # an intervention that makes the loss jump does so in the first steps that feel it
+
 
 @dataclass(frozen=True)
 class View:
     """The signals, the facts of the run and its live values after a step.
 
     `attempts` counts, by cause, the interventions that were made lately for it: a remedy may grow with them.
-    `positions` has, by cause, the earliest place in the data that one of them was about.
+    `positions` has, by cause, the earliest place in the data that one of them was about. `intervened` has the steps
+    after which anything was lately applied, by whomever.
     """
 
     signals: Signals
@@ -24,10 +27,15 @@ class View:
     hparams: Mapping[str, float]
     attempts: Mapping[str, int] = field(default_factory=dict)
     positions: Mapping[str, int] = field(default_factory=dict)
+    intervened: tuple[int, ...] = ()
 
     @property
     def step(self) -> int:
         return self.signals.steps()[-1]
+
+    def intervention_before(self, step: int) -> int | None:
+        """The step after which an intervention was applied whose own jump something that began in `step` may be."""
+        return max((at for at in self.intervened if at < step <= at + FELT_STEPS), default=None)
 
 
 def evidence(
