@@ -12,19 +12,22 @@ from small import until
 
 import lumina
 from lumina.client import Run
+from lumina.interventions.catalogue import ACTIONS
 from lumina.store import inbox
 from lumina.store.inbox import Command
 from lumina.store.layout import new_id
 
 pytestmark = pytest.mark.notebook
 COLLAPSE = {"router_init_bias": 6.0, "load_balancing_weight": 0.0, "proposal_expiry_steps": 50_000}
+# One proposal to look at, whatever else a collapsed router brings about.
+ONE_QUESTION = {"autonomy_per_method": [f"{name}=observe" for name in ACTIONS if name != "adjust_routing_temperature"]}
 MARKUP = "<img src=x onerror=alert(1)>"
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, browser_path: str) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
-    quickstart(folder / "work", 100_000, **COLLAPSE)
+    quickstart(folder / "work", 100_000, **COLLAPSE, **ONE_QUESTION)
     with jupyter_lab(folder / "work", folder / "private") as lab:
         yield lab
 
