@@ -268,6 +268,15 @@ def test_a_slowdown_that_grows_from_check_to_check_points_to_heat():
     assert slow[-1].evidence["numbers"]["bottleneck"] == "thermal"
 
 
+def test_room_is_not_made_for_a_router_that_has_collapsed():
+    def collapsed_from_the_start(step, series, arrays):
+        series.update({f"moe.routing_entropy.layer{i}": 0.2 for i in (0, 1)} | {"moe.drop_fraction": 0.7})
+
+    said = watch(with_memory(), course(0, 200, fault=collapsed_from_the_start))
+    assert said.proposals
+    assert {proposal.method for proposal in said.proposals} == {"adjust_routing_temperature"}
+
+
 def test_experts_that_are_nearly_full_all_the_time_get_one_more():
     said = watched(hparams={"capacity_factor": 1.0})
     found = next(finding for _, finding in said.findings if finding.cause == "expert_overload")

@@ -7,7 +7,8 @@ imbalance  the busiest expert is more than 60 % of the way from the fair share t
 dead       an expert gets less than 0.15 of its fair share; confidence 1 - share / (0.15 x fair) / 2. When it died at
            once, within the window and for at least eight steps now, going back is tried first
 overload   the experts of a layer fill more than 0.85 of their capacity; confidence 1 - 0.85 / filled / 2
-drops      more than 15 % of the assignments find no room; confidence 1 - 15 % / share / 2
+drops      more than 15 % of the assignments find no room; confidence 1 - 15 % / share / 2; while a router has
+           collapsed, that comes first
 """
 
 from __future__ import annotations
@@ -185,7 +186,8 @@ class TokenDrop:
         found = evidence(view, summary, DROPPED, {"dropped": share, "capacity_factor": factor, "needed": wanted})
         watches = ("capacity_factor",)
         severity = "critical" if share > 0.5 else "warning"
-        if share <= DROPPED or wanted <= 1.05 * factor:
+        spread_first = any(_collapsed(view, layer) for layer in signals.layers)  # room for a collapse would cement it
+        if share <= DROPPED or wanted <= 1.05 * factor or spread_first:
             return (Finding(DROPS, beyond(share, DROPPED), severity, found, watches=watches),)
         args = {"factor": wanted}
         return (Finding(DROPS, beyond(share, DROPPED), severity, found, "adjust_capacity_factor", args, watches),)
