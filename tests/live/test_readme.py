@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from lumina.data.corpus import generate
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -21,7 +24,13 @@ WATCHED_SECONDS = 6.0
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("readme")
+    """A folder with files of the names that the commands take."""
+    folder = tmp_path_factory.mktemp("readme")
+    told = [document.text for document in generate(0, 100) if document.text]
+    (folder / "my.txt").write_text("\n\n".join(told))
+    messages = [{"role": "user", "content": "Where is the mill?"}, {"role": "assistant", "content": "By the river."}]
+    (folder / "chats.jsonl").write_text((json.dumps({"messages": messages}) + "\n") * 5)
+    return folder
 
 
 def test_every_make_target_exists() -> None:
@@ -33,7 +42,7 @@ def test_every_make_target_exists() -> None:
 
 def test_every_command_works(folder: Path) -> None:
     shown = [shlex.split(command)[1:] for command in COMMANDS if command.startswith(".venv/bin/lumina ")]
-    assert len(shown) == 7
+    assert len(shown) == 8
     for arguments in shown:
         command = [sys.executable, "-m", "lumina.cli", *arguments]
         with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as ran:
