@@ -6,6 +6,7 @@ It knows flags, ports and the launch token; it must not know what the page shows
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import os
 import secrets
@@ -44,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("Without a token every program on this machine can steer your runs.", flush=True)
     if args.demo:
         threading.Thread(target=start_demo, args=(args.dir,), name="demo", daemon=True).start()
-    serve(listener, args.dir, token, frozenset(args.allowed_host))
+    with contextlib.suppress(KeyboardInterrupt):  # raised again after the server has ended in good order
+        serve(listener, args.dir, token, frozenset(args.allowed_host))
     return 0
 
 
