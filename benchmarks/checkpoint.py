@@ -2,7 +2,7 @@
 against torch.save and torch.load with a sha256 of the same state.
 
 `python benchmarks/checkpoint.py` lets the subjects take turns in one process, prints medians and ratios, and writes
-them to `docs/benchmarks.md` and `docs/checkpoints.json`. `--size tiny --rounds 5 --dry` is a quick look.
+them to `docs/performance.md` and `docs/checkpoints.json`. `--size tiny --rounds 5 --dry` is a quick look.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def table(name: str, entry: dict[str, Any]) -> str:
 
 def keep(name: str, entry: dict[str, Any]) -> None:
     """Stores one size and writes the page's section anew from all that are stored."""
-    stored, page = DOCS / "checkpoints.json", DOCS / "benchmarks.md"
+    stored, page = DOCS / "checkpoints.json", DOCS / "performance.md"
     document = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
     document[name] = entry
     stored.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
