@@ -15,9 +15,10 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from lumina.hardware import is_out_of_memory
 
 DTYPES = {
     "F64": torch.float64,
@@ -34,7 +35,7 @@ DTYPES = {
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 MAX_HEADER_BYTES = 16 << 20
 ALIGNMENT = 64
-READ_BYTES = 8 << 20
+READ_BYTES = 1 << 20  # hashed while it still is in the core's cache
 
 
 class Damaged(Exception):
@@ -122,19 +123,27 @@ def read_tensors(path: Path, size: int, sha256: str) -> TensorFile:
         if actual != size:
             raise Damaged(f"{path.name} has {actual} bytes, {size} expected")
         start, places = _read_header(file, path.name, size)
-        try:
-            buffer = np.empty(size, np.uint8)
-        except MemoryError:
-            raise Damaged(f"{path.name} has {size} bytes, more than this machine's memory") from None
+        buffer = _room_for(path.name, size)
         file.seek(0)
-        if _read_into(file, buffer) != sha256:
+        if _read_into(file, buffer.numpy().data) != sha256:
             raise Damaged(f"{path.name} does not match its checksum")
-    return TensorFile(torch.from_numpy(buffer), start, places)
+    return TensorFile(buffer, start, places)
 
 
-def _read_into(file: FileIO, buffer: np.ndarray[Any, Any]) -> str:
-    """Fills the buffer; returns the sha256 of what was read."""
-    hashed, view, filled = hashlib.sha256(), buffer.data, 0
+def _room_for(name: str, size: int) -> Tensor:
+    """Memory from torch, not from NumPy: that asks for huge pages, which a virtual machine's host may have to find
+    first (five times the price of small ones that were in use before)."""
+    try:
+        return torch.empty(size, dtype=torch.uint8)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise Damaged(f"{name} has {size} bytes, more than this machine's memory") from None
+
+
+def _read_into(file: FileIO, view: memoryview) -> str:
+    """Fills the view; returns the sha256 of what was read."""
+    hashed, filled = hashlib.sha256(), 0
     while filled < len(view):
         count = file.readinto(view[filled : filled + READ_BYTES])
         if not count:

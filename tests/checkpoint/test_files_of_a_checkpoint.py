@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_memory
 import torch
 from safetensors.torch import load_file
 from small_states import flip, saved, state
@@ -148,6 +149,22 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
         load_checkpoint(tmp_path, "latest")
     assert "checkpoint_latest.pt: not a checkpoint folder" in refused.value.message
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("error", [small_memory.ERRORS["cpu"], small_memory.ERRORS["python"]])
+def test_a_file_that_memory_does_not_hold_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    folder = saved(tmp_path, 1)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+
+    def too_large(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(torch, "empty", too_large)
+    with pytest.raises(Damaged, match=r"safetensors has \d+ bytes, more than this machine's memory"):
+        read_state(folder, manifest)
 
 
 def test_a_manifest_with_nonsense_and_a_right_checksum_is_none(tmp_path: Path) -> None:
