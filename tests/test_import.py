@@ -88,6 +88,20 @@ def test_checking_data_needs_no_torch() -> None:
     assert "torch" not in imported_by("lumina.data")
 
 
+def test_a_trainer_comes_to_its_first_step_without_a_compiler_and_whatever_else_it_does_not_use(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "import lumina\n"
+        "small = {'hidden_size': 32, 'intermediate_size': 24, 'corpus_documents': 20, 'tokenizer': 'bytes'}\n"
+        "trainer = lumina.Trainer('debug', name='small', directory=sys.argv[1], steps=2, **small)\n"
+        "trainer.train(until=1)\n"
+        "print(*[name for name in sys.argv[2:] if name in sys.modules])\n"
+        "trainer.close()\n"
+    )
+    unused = ("torch._dynamo", "torch._inductor", "sympy", "pandas", "polars", "scipy", "datasets", "transformers")
+    assert python(code, str(tmp_path), *unused).split() == []
+
+
 def test_every_name_of_the_public_face_leads_somewhere() -> None:
     code = "import lumina; print(*[getattr(lumina, name).__name__ for name in lumina.__all__])"
     assert python(code).split() == sorted(python("import lumina; print(*lumina.__all__)").split())

@@ -69,7 +69,6 @@ def start(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"name": run.name, "path": str(run.paths.root), "state": run.status()["state"]})
     else:
-        say("training mode: {} ({})".format(*mode_of(config)))
         say(f"{run.name} trains in the background; lumina watch {run.name} --dir {args.dir}")
     return 0 if args.background or args.json else watch_it(run)
 

@@ -31,6 +31,11 @@ def view(column: Any) -> NDArray[Any]:
     return values[column.offset : column.offset + len(column)]
 
 
+def column_of(values: NDArray[Any]) -> Any:
+    """Numbers as an Arrow column over the same memory (`pa.array` would import pandas for it)."""
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
 class TokenWriter:
     """Writes a folder's tokens; memory is one record batch. Ids below 65,536 take two bytes each, others four."""
 
@@ -70,13 +75,13 @@ class TokenWriter:
 
     def _write_tokens(self) -> None:
         self.counts += np.bincount(self._ids[: self._held], minlength=len(self.counts))
-        columns = [pa.array(self._ids[: self._held]), pa.array(self._flags[: self._held])]
+        columns = [column_of(self._ids[: self._held]), column_of(self._flags[: self._held])]
         self._tokens.write_batch(pa.record_batch(columns, schema=self._schema))
         self._held = 0
 
     def _write_documents(self) -> None:
         lengths, hashes = zip(*self._rows, strict=True)
-        columns = [pa.array(lengths, pa.int64()), pa.array(hashes, pa.uint64())]
+        columns = [column_of(np.array(lengths, np.int64)), column_of(np.array(hashes, np.uint64))]
         self._documents.write_batch(pa.record_batch(columns, schema=self._documents_schema))
         self._rows.clear()
 

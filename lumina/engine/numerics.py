@@ -16,6 +16,15 @@ from lumina.hardware import PrecisionChoice
 from lumina.model.products import Product, fp8, int8_aware, is_multiplied, rounded_to_int8, use_product
 
 
+def be_deterministic(*, compiled: bool) -> None:
+    """From here on PyTorch refuses what differs from run to run. Compiled code needs a flag of the compiler's for that,
+    too, and setting it imports the compiler, over a second at each start."""
+    if compiled:
+        torch.use_deterministic_algorithms(True)
+    else:
+        torch.set_deterministic_debug_mode("error")
+
+
 class LossScaler:
     """Keeps float16 gradients from vanishing: the loss is multiplied by `scale`, the gradients divided by it.
 

@@ -27,7 +27,16 @@ from lumina.engine.api import (
     TornUpdate,
 )
 from lumina.engine.guard import CollapseGuard
-from lumina.engine.numerics import Multiplication, Weights, autocast, exported, scaler_of, weights_for_inference
+from lumina.engine.numerics import (
+    Multiplication,
+    Weights,
+    autocast,
+    be_deterministic,
+    exported,
+    scaler_of,
+    weights_for_inference,
+)
+from lumina.engine.optimizer import AdamW
 from lumina.engine.statistics import StepFigures, StepValues
 from lumina.hardware import Hardware, PrecisionChoice, choose_inference_precision, compile_problem, is_out_of_memory
 from lumina.model import ModelOutput, Transformer, experts
@@ -53,7 +62,7 @@ class TorchEngine:
         if problem:
             raise Refusal("unsupported", f"optimization.compile = true: {problem}; use false")
         if self.device.type == "cpu":
-            torch.use_deterministic_algorithms(True)
+            be_deterministic(compiled=config.optimization.compile)
         self._clip = config.training.gradient_clip_val
         self._weight_decay = config.training.weight_decay
         self._guard = CollapseGuard()
@@ -75,7 +84,7 @@ class TorchEngine:
                 layer.compile_dense()  # type: ignore[operator]
         decayed = [weight for weight in self.weights.by_name.values() if weight.ndim >= 2]
         plain = [weight for weight in self.weights.by_name.values() if weight.ndim < 2]
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = AdamW(
             [{"params": decayed, "weight_decay": self._weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=training.learning_rate,
             betas=(training.adam_beta1, training.adam_beta2),

@@ -21,8 +21,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import ndtr
 
 from lumina.orchestrator.signals import Floats, spread
 
@@ -89,6 +87,8 @@ class _Posterior:
 
 def _posterior(design: Floats, y: Floats) -> _Posterior:
     """Normal posteriors of the three coefficients for every alpha, and the weight of each alpha."""
+    from scipy.special import ndtr
+
     precision = np.diag(PRIOR_DEVIATION**-2.0)
     weights = np.ones(len(y))
     variance = max(spread(np.diff(y)) / math.sqrt(2), 1e-4) ** 2
@@ -120,6 +120,9 @@ def _inflation(residuals: Floats, noise: float) -> float:
 
 def _quantile(weight: Floats, mean: Floats, deviation: Floats, share: float) -> float:
     """Where the mixture of normals has `share` of its mass below."""
+    from scipy.optimize import brentq
+    from scipy.special import ndtr
+
     kept = weight > 1e-9
     w, m, s = weight[kept], mean[kept], deviation[kept]
     w = w / w.sum()

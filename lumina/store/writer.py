@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import numpy as np
 import orjson
@@ -58,6 +58,8 @@ class StoreWriter:
         self._paths = paths
         self._limit = limit
         self._tensorboard = tensorboard
+        self._events: EventFile | None = None
+        self._unshown: list[Points | Entry] = []
         self._queue: deque[tuple[int, Item | _Barrier]] = deque()
         self._accepted = 0  # numbers put into the queue: written by callers
         self._stored = 0  # numbers committed: written by the thread
@@ -147,10 +149,6 @@ class StoreWriter:
 
     def _work(self) -> None:
         sink, batch = Sink(self._paths), _Batch()
-        # The facts told so far first: watchers need not wait for the second that TensorBoard's imports take.
-        batch.meta.update(self._take_meta())
-        self._store(sink, batch)
-        batch.event_file = self._open_tensorboard()
         while not self._ended(batch):
             if not (self._closing or len(self._queue) > HURRY):
                 self._wake.wait(COMMIT_SECONDS)
@@ -159,7 +157,8 @@ class StoreWriter:
             if not batch.empty and not self._store(sink, batch):
                 time.sleep(RETRY_SECONDS)
         self._clean = batch.empty and not self._queue
-        batch.close()
+        if self._events is not None:
+            self._events.close()
         self._close_sink(sink)
 
     def _ended(self, batch: _Batch) -> bool:
@@ -192,17 +191,32 @@ class StoreWriter:
             log.info("%s can be written again; nothing was lost", self._paths.database)
             self.last_error = None
         self._stored += batch.count
+        if self._tensorboard:
+            self._show(batch)
         batch.settle()
         return True
 
-    def _open_tensorboard(self) -> EventFile | None:
-        if not self._tensorboard:
-            return None
+    def _show(self, batch: _Batch) -> None:
+        """Shows TensorBoard what is stored. Its file is opened for the first point: its imports take a second, for
+        which neither the first step nor those who watch for it should wait."""
+        self._unshown += [item for item in batch.items if isinstance(item, Points) or _starts_again(item)]
+        if self._events is None and not any(isinstance(item, Points) for item in self._unshown):
+            return
         try:
-            return EventFile.open(self._paths.tensorboard)
+            self._events = self._events or EventFile.open(self._paths.tensorboard)
+            for item in self._unshown:
+                if isinstance(item, Points):
+                    self._events.scalars(item.step, item.at, item.values)
+                    # One event costs some 0.2 ms of pure Python: let the training thread have the interpreter then.
+                    time.sleep(0)
+                else:
+                    self._events.restart(item.doc["fork_step"] + 1)
+            if batch.barriers:
+                self._events.flush()
         except (ImportError, OSError) as error:
-            log.warning("no TensorBoard files: %s", error)
-            return None
+            log.warning("no TensorBoard files from here on: %s", error)
+            self._tensorboard = False
+        self._unshown.clear()
 
     def _take_meta(self) -> dict[str, tuple[str, float]]:
         with self._meta_lock:
@@ -220,7 +234,6 @@ class _Batch:
     """What the thread has taken from the queue and not yet committed; tried again as a whole."""
 
     def __init__(self) -> None:
-        self.event_file: EventFile | None = None
         self.items: list[Item] = []
         self.barriers: list[_Barrier] = []
         self.meta: dict[str, tuple[str, float]] = {}
@@ -246,19 +259,12 @@ class _Batch:
             if isinstance(item, Points):
                 item = item._replace(values=self._finite(item.values))
             self.items.append(item)
-            self._show(item)
 
     def settle(self) -> None:
         """The batch is stored: release those who wait for it, and begin an empty one."""
-        if self.event_file is not None and self.barriers:
-            self.event_file.flush()
         for barrier in self.barriers:
             barrier.reached.set()
         self.items, self.barriers, self.meta, self.count = [], [], {}, 0
-
-    def close(self) -> None:
-        if self.event_file is not None:
-            self.event_file.close()
 
     def _finite(self, values: Mapping[str, float | None]) -> dict[str, float | None]:
         cleaned: dict[str, float | None] = {}
@@ -271,12 +277,6 @@ class _Batch:
             cleaned[name] = number if number is not None and math.isfinite(number) else None
         return cleaned
 
-    def _show(self, item: Item) -> None:
-        if self.event_file is None:
-            return
-        if isinstance(item, Points):
-            self.event_file.scalars(item.step, item.at, item.values)
-            # One event costs some 0.2 ms of pure Python: let the training thread have the interpreter in between.
-            time.sleep(0)
-        elif isinstance(item, Entry) and item.type == "segment" and item.doc.get("fork_step"):
-            self.event_file.restart(item.doc["fork_step"] + 1)
+
+def _starts_again(item: Item) -> TypeGuard[Entry]:
+    return isinstance(item, Entry) and item.type == "segment" and bool(item.doc.get("fork_step"))

@@ -10,6 +10,7 @@ from lumina.accounting import count_parameters
 from lumina.checkpoint import state_hash
 from lumina.config import load_config
 from lumina.engine.api import MicroBatch
+from lumina.engine.numerics import be_deterministic
 from lumina.engine.torch_engine import TorchEngine
 from lumina.hardware import choose_precision, detect_cpu
 from lumina.model import surgery
@@ -87,3 +88,33 @@ def test_experts_beyond_capacity_drop_tokens_in_training_only() -> None:
     stats = one.train_step(1, [batch(1)], 1e-3)
     assert stats.series["moe.drop_fraction"] > 0.5
     assert one.eval_step(batch(1)).tokens == 64
+
+
+def test_an_update_is_the_one_of_pytorchs_own_optimizer() -> None:
+    one = engine()
+    one.train_step(1, [batch(1)], 1e-3)
+    theirs = {name: weight.detach().clone().requires_grad_() for name, weight in one.weights.by_name.items()}
+    groups = [dict(group) for group in one.optimizer.param_groups]
+    names = {id(weight): name for name, weight in one.weights.by_name.items()}
+    for group in groups:
+        group["params"] = [theirs[names[id(weight)]] for weight in group["params"]]
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    for name, weight in one.weights.by_name.items():
+        optimizer.state[theirs[name]] = {key: value.clone() for key, value in one.optimizer.state[weight].items()}
+    one.train_step(2, [batch(2)], 1e-3)
+    for name, weight in one.weights.by_name.items():
+        theirs[name].grad = weight.grad
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3
+    optimizer.step()
+    assert all(torch.equal(theirs[name], weight) for name, weight in one.weights.by_name.items())
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_differs_from_run_to_run_is_refused(compiled: bool) -> None:
+    import torch._inductor.config as compiler
+
+    with compiler.patch(deterministic=False):
+        be_deterministic(compiled=compiled)
+        assert torch.get_deterministic_debug_mode() == 2
+        assert compiler.deterministic == compiled

@@ -329,11 +329,12 @@ def limit_memory(hits: Path, step: int, sequences: int, phase: str) -> None:
     """From a step on, a larger micro-batch runs out of memory in forward, backward or the optimizer's step."""
     import torch
 
+    from lumina.engine.optimizer import AdamW
     from lumina.engine.torch_engine import TorchEngine
     from lumina.model import Transformer
 
     train_step, forward = TorchEngine.train_step, Transformer.forward
-    backward, update = torch.Tensor.backward, torch.optim.AdamW.step
+    backward, update = torch.Tensor.backward, AdamW.step
     now = {"step": 0, "sequences": 0}
 
     def check(where: str) -> None:
@@ -362,4 +363,4 @@ def limit_memory(hits: Path, step: int, sequences: int, phase: str) -> None:
     TorchEngine.train_step = stepped  # type: ignore[method-assign]
     Transformer.forward = forwarded  # type: ignore[method-assign]
     torch.Tensor.backward = went_back  # type: ignore[method-assign]
-    torch.optim.AdamW.step = updated  # type: ignore[method-assign]
+    AdamW.step = updated  # type: ignore[method-assign]
