@@ -20,7 +20,8 @@ from lumina.store.lock import describe_holder, is_locked
 
 CHANGES = frozenset({"intervene", "approve", "undo"})
 NOT_REHEARSED = frozenset({"run", "nothing", "orchestrator"})  # what such an action affects
-OTHER_BATCHES = frozenset({"skip_data_range"})  # with it the steps cannot be compared one by one
+# With these the steps cannot be compared one by one.
+OTHER_BATCHES = frozenset({"skip_data_range", "adjust_difficulty_sampling"})
 REHEARSED_STEPS = 50
 REHEARSALS_KEPT = 3  # of a run, the newest one among them
 

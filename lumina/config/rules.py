@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lumina.config.methods import METHODS
 from lumina.config.parameters import show
+from lumina.config.problems import did_you_mean
 from lumina.config.schema import Config
 
 Broken = tuple[str, str] | None  # what is wrong, and a hint
@@ -162,6 +164,26 @@ def _float8_products_fit_their_units(config: Config) -> Broken:
     if "fp8_e4m3" not in (config.precision.precision, config.precision.inference_precision) or not odd:
         return None
     return f"precision fp8_e4m3 multiplies in blocks of 16, and {odd[0]} is no multiple of it", ""
+
+
+@rule("orchestrator.autonomy_per_method")
+def _methods_exist(config: Config) -> Broken:
+    for pair in config.orchestrator.autonomy_per_method:
+        method = pair.split("=", 1)[0]
+        if method not in METHODS:
+            what = f"orchestrator.autonomy_per_method has {pair!r}, and there is no intervention {method!r}"
+            return what, did_you_mean(method, METHODS) or f"use {', '.join(METHODS)}"
+    return None
+
+
+@rule("chinchilla.adaptive_curriculum", "data.difficulty_sampling")
+def _curriculum_has_something_to_adapt(config: Config) -> Broken:
+    if not config.chinchilla.adaptive_curriculum or config.data.difficulty_sampling:
+        return None
+    return (
+        "chinchilla.adaptive_curriculum has nothing to adapt while data.difficulty_sampling is 0",
+        "set data.difficulty_sampling to what the run may come to, such as 0.3",
+    )
 
 
 @rule("chinchilla.min_auto_epochs", "chinchilla.max_auto_epochs")

@@ -457,6 +457,12 @@ class ChinchillaConfig(Group):
     enable_loss_landscape: bool = param(True, "Tell plateaus and divergence of the loss.")
     enable_compute_efficiency: bool = param(True, "Track the loss reduction per FLOP, and when it diminishes.")
     enable_early_stopping: bool = param(False, "End the run when it has converged and nothing is gained any more.")
+    adaptive_epochs: bool = param(
+        False, "Propose another length where the fitted loss curve speaks for one, within min_ and max_auto_epochs."
+    )
+    adaptive_curriculum: bool = param(
+        False, "Propose more data.difficulty_sampling as the run goes from one phase to the next; it must be above 0."
+    )
 
 
 class CheckpointConfig(Group):

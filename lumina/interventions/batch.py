@@ -1,4 +1,4 @@
-"""Interventions on how the sequences of a step are cut into micro-batches. They know `Controls`, never a loader."""
+"""Interventions on what the next batches are made of. They know `Controls`, never a loader."""
 
 from __future__ import annotations
 
@@ -36,6 +36,36 @@ class AdjustBatchSize(Intervention):
 
     def undo(self, controls: Controls, before: Values) -> None:
         controls.set("batch_size", before["batch_size"])
+
+
+@intervention("adjust_difficulty_sampling", risk=Risk.ROUTINE, affects="data")
+class AdjustDifficultySampling(Intervention):
+    """The chance that a sequence gives way to one whose last loss was higher, from the next batch on.
+
+    Only in a run that was begun with `data.difficulty_sampling` above 0: another one has not kept the losses.
+    """
+
+    strength: float = arg(ge=0.0, le=1.0, help="0 takes sequences as they come; typical 0.1 to 0.5", unit="fraction")
+
+    def check(self, controls: Controls) -> None:
+        if controls.find("difficulty_sampling") is None:
+            raise Refusal(
+                "unsupported",
+                "adjust_difficulty_sampling: the run keeps no losses of its sequences; begin one with "
+                "data.difficulty_sampling above 0",
+            )
+
+    def apply(self, controls: Controls, resolved: Values) -> None:
+        controls.set("difficulty_sampling", self.strength)
+
+    def read_back(self, controls: Controls) -> Values:
+        return {"difficulty_sampling": controls.get("difficulty_sampling")}
+
+    def verify(self, before: Values, after: Values) -> bool:
+        return bool(after["difficulty_sampling"] == self.strength)
+
+    def undo(self, controls: Controls, before: Values) -> None:
+        controls.set("difficulty_sampling", before["difficulty_sampling"])
 
 
 def _effective(values: Values) -> int:

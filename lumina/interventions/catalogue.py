@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lumina.interventions.api import Declaration, Intervention, Risk
-from lumina.interventions.batch import AdjustBatchSize
+from lumina.interventions.batch import AdjustBatchSize, AdjustDifficultySampling
 from lumina.interventions.depth import AdjustModCapacity, AdjustModSchedule
 from lumina.interventions.experts import AddExpert, PruneExpert
 from lumina.interventions.optimizer import (
@@ -24,7 +24,15 @@ from lumina.interventions.routing import (
     AdjustRoutingTemperature,
     EnableExpertDropout,
 )
-from lumina.interventions.run import Checkpoint, EarlyStop, Pause, RollbackSteps, SetAutonomy, SkipDataRange
+from lumina.interventions.run import (
+    AdjustTrainingLength,
+    Checkpoint,
+    EarlyStop,
+    Pause,
+    RollbackSteps,
+    SetAutonomy,
+    SkipDataRange,
+)
 from lumina.store.errors import Refusal
 
 ACTIONS: dict[str, type[Intervention]] = {
@@ -39,12 +47,14 @@ ACTIONS: dict[str, type[Intervention]] = {
         AddExpert,
         PruneExpert,
         AdjustBatchSize,
+        AdjustDifficultySampling,
         AdjustWeightDecay,
         AdjustGradientClip,
         AdjustLearningRate,
         EmergencyLrReduction,
         RollbackSteps,
         SkipDataRange,
+        AdjustTrainingLength,
         Checkpoint,
         Pause,
         EarlyStop,

@@ -108,6 +108,42 @@ class EarlyStop(Intervention):
         return bool(after["stopping"])
 
 
+@intervention("adjust_training_length", risk=Risk.CAREFUL, affects="run")
+class AdjustTrainingLength(Intervention):
+    """Ends the run after another number of steps. What is left of the learning rate's schedule is stretched to it.
+
+    So a shortened run still ends at the lowest rate. Where `--steps` is given on a resume, that counts from then on.
+    """
+
+    total_steps: int = arg(ge=1, help="the whole run, with the steps taken so far", unit="steps")
+
+    def check(self, controls: Controls) -> None:
+        if self.total_steps <= controls.step:
+            raise Refusal(
+                "out_of_range",
+                f"adjust_training_length: total_steps = {self.total_steps}, and the run is at step {controls.step}; "
+                f"allowed: {controls.step + 1} or more; early_stop ends it now",
+            )
+
+    def apply(self, controls: Controls, resolved: Values) -> None:
+        controls.set("total_steps", self.total_steps)
+
+    def read_back(self, controls: Controls) -> Values:
+        return {"total_steps": controls.get("total_steps")}
+
+    def verify(self, before: Values, after: Values) -> bool:
+        return bool(after["total_steps"] == self.total_steps)
+
+    def undo(self, controls: Controls, before: Values) -> None:
+        if before["total_steps"] <= controls.step:
+            raise Refusal(
+                "unsupported",
+                f"the run was to end after step {before['total_steps']}, and it is at {controls.step}: give a length "
+                "by adjust_training_length, or take it back by undo --rewind",
+            )
+        controls.set("total_steps", before["total_steps"])
+
+
 AUTONOMY = ("observe", "ask", "auto")
 
 

@@ -1,5 +1,6 @@
 """What follows from the figures of a run: go on, adjust or stop; how many epochs; how hard the data; which checkpoints.
-It recommends; the trainer acts on one thing only, the reason to stop of a run that asked for early stopping.
+It recommends. Where a run asked for it, early stopping acts on the reason to stop, and detectors make proposals of the
+advice on epochs and curriculum.
 
 stop        the convergence score is above 85 and the validation loss (the training loss where there is none) has not
             fallen by 0.1 % for `early_stopping_patience` epochs
@@ -157,9 +158,11 @@ def _epochs(rules: Rules, now: Figures) -> dict[str, Any] | None:
         elif enough < 0.9 * ratio:
             tokens = max(enough, 1.0) * now.tokens
             why = f"the loss comes within {ENOUGH:.1%} of its end by {tokens:,.0f} tokens"
-    exact = tokens / rules.tokens_per_epoch
+    exact, plan = tokens / rules.tokens_per_epoch, planned / rules.tokens_per_epoch
     epochs = min(max(math.ceil(exact - 1e-9), rules.fewest_epochs), rules.most_epochs)
-    return {"epochs": epochs, "exact": exact, "planned": planned / rules.tokens_per_epoch, "why": why}
+    held = min(max(exact, min(rules.fewest_epochs, plan)), max(rules.most_epochs, plan))
+    steps = rules.total_steps if why == "as planned" else round(held / plan * rules.total_steps)
+    return {"epochs": epochs, "exact": exact, "planned": plan, "steps": steps, "why": why}
 
 
 def _curriculum(rules: Rules, now: Figures) -> dict[str, Any]:

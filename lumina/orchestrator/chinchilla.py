@@ -55,6 +55,7 @@ class Chinchilla:
         self._sums = (0.0, 0.0)
         self._count = 0
         self._fitted_at = 0  # the step of the newest fit
+        self._fitted_for = facts.total_steps  # the length that it was made for
         self._forecast: Forecast | None = None
         self._best = advice.Best()
         self.ended: str | None = None  # why the run ends before its budget
@@ -79,6 +80,11 @@ class Chinchilla:
             pairs = zip(self._points[::2], self._points[1::2], strict=True)
             self._points = [(b[0], (a[1] + b[1]) / 2, (a[2] + b[2]) / 2) for a, b in pairs]
             self._stride *= 2
+
+    def planned(self, total_steps: int) -> None:
+        """From now on the run is to have so many steps."""
+        self._facts = dataclasses.replace(self._facts, total_steps=total_steps)
+        self._rules = dataclasses.replace(self._rules, total_steps=total_steps)
 
     def check(self) -> dict[str, Any]:
         """What `status` and the dashboard show, None where it is too early to tell; sets `ended` where it is time."""
@@ -156,13 +162,13 @@ class Chinchilla:
     def _refit(self) -> None:
         if self._step <= self._warmup or len(self._points) < FEWEST_POINTS:
             return
-        if self._step < REFIT_GROWTH * self._fitted_at:
+        if self._step < REFIT_GROWTH * self._fitted_at and self._fitted_for == self._facts.total_steps:
             return
         tokens, losses, rates = self._arrays()
         after = tokens > self._tokens * self._warmup / self._step  # the warm-up bends the curve
         final = self._tokens * max(self._facts.total_steps / self._step, 1.0)
         last_rate = min(self._last_rate, float(rates[-1]))
-        self._fitted_at = self._step
+        self._fitted_at, self._fitted_for = self._step, self._facts.total_steps
         self._forecast = forecast(tokens[after], losses[after], rates[after], final, last_rate)
 
     def _arrays(self) -> tuple[Floats, Floats, Floats]:
@@ -178,6 +184,7 @@ class Chinchilla:
             "sums": list(self._sums),
             "count": self._count,
             "fitted_at": self._fitted_at,
+            "fitted_for": self._fitted_for,
             "forecast": None if self._forecast is None else dataclasses.asdict(self._forecast),
             "best": dataclasses.asdict(self._best),
             "ended": self.ended,
@@ -191,6 +198,7 @@ class Chinchilla:
         self._sums = (float(state["sums"][0]), float(state["sums"][1]))
         self._count = int(state["count"])
         self._fitted_at = int(state["fitted_at"])
+        self._fitted_for = int(state.get("fitted_for", self._facts.total_steps))
         self._forecast = None if state["forecast"] is None else Forecast(**state["forecast"])
         self._best = advice.Best(**state["best"])
         self.ended = state["ended"]

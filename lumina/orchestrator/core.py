@@ -3,6 +3,7 @@ It only joins signals, detectors, policy, health and progress; each of them has 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,7 +43,7 @@ class Orchestrator:
     def __init__(self, config: Config, facts: RunFacts) -> None:
         self.facts = facts
         self._signals = Signals(facts.moe_layers, config.orchestrator.check_interval)
-        self._detectors = all_detectors()
+        self._detectors = all_detectors(config)
         self._emergencies = emergency_detectors()
         self._policy = Policy(config, facts, self._signals.rows)
         self._chinchilla = Chinchilla(config, facts)
@@ -58,6 +59,11 @@ class Orchestrator:
     def ended(self) -> str | None:
         """Why the run should end now, before its budget, where it asked for early stopping; else None."""
         return self._chinchilla.ended
+
+    def planned(self, total_steps: int) -> None:
+        """From now on the run is to have so many steps."""
+        self.facts = dataclasses.replace(self.facts, total_steps=total_steps)
+        self._chinchilla.planned(total_steps)
 
     def applied(self, step: int, number: int, group: int | None = None) -> int:
         """Intervention `number` of this line was applied after `step`; returns when its effect will be known.
@@ -84,13 +90,13 @@ class Orchestrator:
         """The opinion after `step`, given live values, the proposals (journalled documents) that are still open, the
         receipts of all interventions on this line in order, how earlier proposals ended (`record`), what was done for
         proposals on any line, and the live values as receipts left them (None: every change was decided)."""
-        view = self._view(step, hparams, past)
+        progress = self._chinchilla.check()
+        view = self._view(step, hparams, past, progress)
         findings = [found for detector in self._detectors for found in detector.find(view)]
         findings += self._effects.findings(applied, open_proposals)
         trusted = calibration.adjust(findings, record or calibration.Record())
         withdrawn, expired = self._policy.review(step, trusted, hparams, open_proposals, decided)
         proposals = self._policy.propose(step, trusted, open_proposals, past)
-        progress = self._chinchilla.check()
         health = assess(examine(self._signals, findings), trusted, progress)
         figures = figures_of(view)
         self._signals.checked()
@@ -120,9 +126,11 @@ class Orchestrator:
         """What becomes of a new proposal: `log`, `ask` or `act`."""
         return self._policy.course(step, proposal, autonomy, past)
 
-    def _view(self, step: int, hparams: Mapping[str, float], past: Sequence[Attempt]) -> View:
+    def _view(self, step: int, hparams: Mapping[str, float], past: Sequence[Attempt],
+              outlook: Mapping[str, Any] | None = None) -> View:  # fmt: skip
         attempts, positions = self._policy.attempts(step, past), self._policy.positions(step, past)
-        return View(self._signals, self.facts, hparams, attempts, positions, self._effects.intervened())
+        intervened = self._effects.intervened()
+        return View(self._signals, self.facts, hparams, attempts, positions, intervened, outlook or {})
 
     def state(self) -> dict[str, Any]:
         """Everything that later opinions depend on, as plain JSON (floats survive exactly)."""

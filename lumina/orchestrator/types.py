@@ -16,7 +16,8 @@ class RunFacts:
     """What does not change while a run trains. Layers are indices into the model.
 
     `flops_per_token` counts forward and backward; `run` only enters the ids of proposals, so that two runs need not
-    share them. `memory_bytes` is what the device has (0: unknown).
+    share them. `memory_bytes` is what the device has (0: unknown). `total_steps` is the length that is planned now;
+    where `automatic`, the budget of tokens chose it, and no person.
     """
 
     moe_layers: tuple[int, ...]
@@ -36,6 +37,7 @@ class RunFacts:
     warmup_steps: int = 0
     sequences_per_step: int = 1
     memory_bytes: float = 0.0
+    automatic: bool = False
 
 
 @dataclass(frozen=True)

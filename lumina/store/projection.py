@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from lumina.store.journal import Entry, segment_of
+from lumina.store.journal import Entry, entries_on_line, segment_of
 from lumina.store.line import Segment
 
 FINAL_STATES = frozenset({"finished", "stopped", "failed"})
@@ -88,13 +88,25 @@ def _recall_meta(db: sqlite3.Connection, entries: list[Entry]) -> None:
         return
     last = entries[-1]
     state = str(last.doc.get("state", "stopped")) if last.type == "end" else "running"
-    segments = [entry for entry in entries if entry.type == "segment"]
     facts = {"state": state, "step": max(entry.step for entry in entries), "segment": last.segment}
-    if segments and "total_steps" in segments[-1].doc:
-        facts["total_steps"] = segments[-1].doc["total_steps"]
+    total = _total_steps(entries)
+    if total is not None:
+        facts["total_steps"] = total
     for key, value in facts.items():
         text = orjson.dumps(value).decode()
         db.execute("INSERT OR IGNORE INTO meta VALUES (?,?,?)", (key, text, last.at))
+
+
+def _total_steps(entries: list[Entry]) -> int | None:
+    """The length of the run on its current line: as planned, or as changed since a person last gave it on a resume."""
+    total, asked = None, None
+    for entry in entries_on_line(entries):
+        doc = entry.doc
+        if entry.type == "segment" and "total_steps" in doc and (doc.get("asked") != asked or asked is None):
+            total, asked = int(doc["total_steps"]), doc.get("asked")
+        elif entry.type == "applied" and "total_steps" in (doc.get("after") or {}):
+            total = int(doc["after"]["total_steps"])
+    return total
 
 
 def _put(db: sqlite3.Connection, table: str, id: str | None, entry: Entry, state: str, doc: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ class LiveControls:
 
     def next_learning_rate(self) -> float:
         """Learning rate of the next step: the schedule times what interventions made of it."""
-        return self._session.plan.learning_rate(self._state.step + 1) * self._state.lr_scale
+        return self._session.learning_rate(self._state.step + 1) * self._state.lr_scale
 
     def get(self, name: str) -> float:
         if name == "learning_rate":
@@ -62,6 +62,11 @@ class LiveControls:
         elif name == "batch_size" and value is not None:
             self._state.batch_size = int(value)
             self._session.recreate_loader()
+        elif name == "total_steps" and value is not None:
+            self._session.change_length(int(value))
+            self._engine.set_hparams(learning_rate=self.next_learning_rate())
+        elif name == "difficulty_sampling" and value is not None:
+            self._session.sample_by_difficulty(value)
         else:
             self._engine.set_hparams(**{name: value})
 

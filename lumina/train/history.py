@@ -33,6 +33,11 @@ def extended(entries: Iterable[Entry]) -> int | None:
     return segments[-1]["total_steps"] if segments and segments[-1].get("extended") else None
 
 
+def times_asked(entries: Iterable[Entry]) -> int:
+    """How often a person gave the number of steps when the run was started or resumed, up to the newest segment."""
+    return max((int(entry.doc.get("asked", 0)) for entry in entries if entry.type == "segment"), default=0)
+
+
 @dataclass
 class Past:
     """What was done for proposals, on any line: going back does not make a run forget that it has tried.

@@ -52,17 +52,19 @@ class Loop:
 
     def run(self, until: int | None = None) -> str:
         """Trains up to step `until` (the budget by default); returns `finished`, `stopped` or `running`."""
-        session = self.session
-        goal = session.plan.total_steps if until is None else min(session.plan.total_steps, until)
-        while session.state.step < goal and not session.orchestrator.ended:
+        while not self._reached(until):
             self.steering.at_boundary()
             if self.steering.stopping:
                 self.saver.save("final" if "asked" in self.steering.stopping else "emergency")
                 return "stopped"
             self.step()
-        if session.state.step < session.plan.total_steps and not session.orchestrator.ended:
-            return "running"
-        return self._finish()
+        return self._finish() if self._reached(None) else "running"
+
+    def _reached(self, until: int | None) -> bool:
+        """Whether step `until` or the end has come; a decision may have moved the end."""
+        session = self.session
+        goal = session.total_steps if until is None else min(session.total_steps, until)
+        return session.state.step >= goal or session.orchestrator.ended is not None
 
     def _finish(self) -> str:
         self.steering.at_boundary()
@@ -79,7 +81,7 @@ class Loop:
         state.position = first = after_skipped(state.position, samples, state.skipped)
         stats, ids, waited = self._train(state.step + 1)
         state.step += 1
-        scheduled = session.plan.learning_rate(state.step)
+        scheduled = session.learning_rate(state.step)
         session.loader.record(ids, stats.sequence_losses)
         if stats.skipped:
             self._skipped(samples, ids)
@@ -101,7 +103,7 @@ class Loop:
         """The engine's step on the sequences that are due, cut ever finer until it fits; the sequences' numbers; and
         the seconds that loading them took."""
         session = self.session
-        rate = session.plan.learning_rate(step) * session.state.lr_scale
+        rate = session.learning_rate(step) * session.state.lr_scale
         while True:
             started = time.perf_counter()
             batches, ids = self._batches()
@@ -142,7 +144,7 @@ class Loop:
         seen = {name: value for name, value in series.items() if not (session.rehearsing and name in WALL_CLOCK)}
         best = session.state.best_val_loss
         # Before the checkpoint of the same step: a resume from it could not put the figures on the current line.
-        validated = step % session.config.training.eval_interval == 0 or step == session.plan.total_steps
+        validated = step % session.config.training.eval_interval == 0 or step == session.total_steps
         if validated:
             seen.update(self.validate())
         self.oversight.after_step(step, seen, stats.arrays)
@@ -160,7 +162,7 @@ class Loop:
         if step % session.config.training.log_interval == 0 or step == 1:
             log.info(
                 "step %d/%d loss %.4f rate %.3g norm %.3f %.0f tokens/s",
-                step, session.plan.total_steps, stats.loss, stats.learning_rate, stats.grad_norm, series["throughput"],
+                step, session.total_steps, stats.loss, stats.learning_rate, stats.grad_norm, series["throughput"],
             )  # fmt: skip
 
     def validate(self) -> dict[str, float]:

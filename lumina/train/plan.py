@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lumina.config import Config
@@ -24,14 +25,28 @@ class Plan:
     sequences_per_step: int
     horizon: int = 0
     boundary: int | None = None
+    asked: int = 0  # how often a person gave the number of steps on the command line; a change of length ends with it
 
     @property
     def seed(self) -> int:
         return self.config.training.seed
 
-    def learning_rate(self, step: int) -> float:
-        """Scheduled rate of optimizer step `step` (from 1), before interventions."""
-        rate = schedule.learning_rate(step, self.config.training, self.total_steps)
+    def last_step(self, changes: Sequence[Sequence[int]] = ()) -> int:
+        """The length in force after `changes`: rows (step after which, new length, the plan's `asked` then)."""
+        return next((total for _, total, asked in reversed(changes) if asked == self.asked), self.total_steps)
+
+    def place(self, step: int, changes: Sequence[Sequence[int]] = ()) -> float:
+        """Where a step lies in the planned schedule: each change stretches what was left of it over the steps left."""
+        held = [(since, total) for since, total, asked in changes if asked == self.asked and since < step]
+        place: float = min((since for since, _ in held), default=step)
+        for number, (since, total) in enumerate(held):
+            until = held[number + 1][0] if number + 1 < len(held) else step
+            place += (until - since) * (self.total_steps - place) / (total - since)
+        return place
+
+    def learning_rate(self, step: int, changes: Sequence[Sequence[int]] = ()) -> float:
+        """Scheduled rate of optimizer step `step` (from 1), before interventions on the rate itself."""
+        rate = schedule.learning_rate(self.place(step, changes), self.config.training, self.total_steps)
         rewarming = self.config.data.phase_warmup_steps
         if self.boundary is None or not rewarming:
             return rate
@@ -39,7 +54,8 @@ class Plan:
         return rate * min(1.0, since / rewarming) if since > 0 else rate
 
 
-def make_plan(config: Config, *, program: Program, automatic_epochs: int, steps: int | None = None) -> Plan:
+def make_plan(config: Config, *, program: Program, automatic_epochs: int, steps: int | None = None,
+              asked: int = 0) -> Plan:  # fmt: skip
     """`steps` (or training.max_steps) beats automatic epochs, which beat num_epochs; the reason says which one held."""
     training = config.training
     per_step = training.batch_size * training.gradient_accumulation_steps
@@ -47,10 +63,10 @@ def make_plan(config: Config, *, program: Program, automatic_epochs: int, steps:
     epochs = automatic_epochs if automatic else training.num_epochs
     by_epochs = max(1, math.ceil(program.sequences(epochs) / per_step))
     planned = training.max_steps or by_epochs
-    asked = None if training.max_steps is None else planned * per_step
+    limit = None if training.max_steps is None else planned * per_step
     source = "automatic epochs from the Chinchilla budget" if automatic else "num_epochs"
     reason = f"{by_epochs:,} steps = {program.describe(epochs)} ({source})"
     total = steps if steps is not None else planned
     if steps is not None or training.max_steps is not None:
         reason = f"{total:,} steps as asked for"
-    return Plan(config, total, reason, per_step, planned * per_step, program.boundary(epochs, asked))
+    return Plan(config, total, reason, per_step, planned * per_step, program.boundary(epochs, limit), asked)

@@ -6,6 +6,7 @@ end. The parent pauses while that lock is held, if it has to; so it goes on by i
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable
@@ -50,17 +51,17 @@ def run(paths: RunPaths, lock: RunLock, writer: StoreWriter, interrupts: Interru
         try:
             state, manifest = fork(parent, paths, int(note["steps"]), arrangement["paused_at"])
             writer.meta("rehearsal", {**arrangement, "from_step": manifest.step})
-            total = _total_steps(parent.paths, manifest)
+            planned = _planned(parent.paths, manifest)
 
             def apply(steering: ChildSteering) -> object:
                 author = {"name": parent.name, "via": "rehearsal"}
                 return steering.intervene(str(note["method"]), dict(note["args"]), author)
 
             steps = int(note["steps"])
-            outcome = _train_apart(changed, changed_lock, state, total, steps, interrupts, apply)
+            outcome = _train_apart(changed, changed_lock, state, planned, steps, interrupts, apply)
             if outcome != "finished":
                 raise StoppedEarly("the rehearsal was stopped")
-            return _train(paths, lock, writer, state, total, steps, interrupts, None)
+            return _train(paths, lock, writer, state, planned, steps, interrupts, None)
         finally:
             pins.unpin(parent.paths, paths)
 
@@ -129,19 +130,19 @@ def _is_old(paths: RunPaths, needed: int) -> bool:
     return changed or newest.step < needed
 
 
-def _total_steps(paths: RunPaths, manifest: Manifest) -> int:
-    """The parent's planned length, which its learning rate follows."""
+def _planned(paths: RunPaths, manifest: Manifest) -> tuple[int, int]:
+    """The parent's planned length, which its learning rate follows, and how often a person asked for one."""
     segments = [entry.doc for entry in read_entries(paths) if entry.type == "segment"]
-    return int(segments[-1]["total_steps"]) if segments else manifest.step
+    return (int(segments[-1]["total_steps"]), int(segments[-1].get("asked", 0))) if segments else (manifest.step, 0)
 
 
-def _train_apart(paths: RunPaths, lock: RunLock, state: CanonicalState, total: int, steps: int,
+def _train_apart(paths: RunPaths, lock: RunLock, state: CanonicalState, planned: tuple[int, int], steps: int,
                  interrupts: Interrupts, change: Change | None) -> str:  # fmt: skip
     """`_train` for the child that this process was not started for: how it ends is told in its own store, too."""
     writer = StoreWriter(paths)
     writer.meta("state", "starting")
     try:
-        return _train(paths, lock, writer, state, total, steps, interrupts, change)
+        return _train(paths, lock, writer, state, planned, steps, interrupts, change)
     except (Refusal, StoppedEarly) as error:
         writer.meta("error", str(error))
         writer.meta("state", "stopped" if isinstance(error, StoppedEarly) else "failed")
@@ -149,15 +150,17 @@ def _train_apart(paths: RunPaths, lock: RunLock, state: CanonicalState, total: i
         raise
 
 
-def _train(paths: RunPaths, lock: RunLock, writer: StoreWriter, state: CanonicalState, total: int, steps: int,
-           interrupts: Interrupts, change: Change | None) -> str:  # fmt: skip
+def _train(paths: RunPaths, lock: RunLock, writer: StoreWriter, state: CanonicalState, planned: tuple[int, int],
+           steps: int, interrupts: Interrupts, change: Change | None) -> str:  # fmt: skip
+    total, asked = planned
     session = open_session(paths, lock, writer, resume=None, steps=total, interrupts=interrupts, origin=state)
+    session.follow(dataclasses.replace(session.plan, asked=asked))
     session.replay = Replay([], FOR_EVER)
     saver = NothingSaved(session)
     steering = ChildSteering(session, saver, interrupts)
     loop = ChildLoop(session, steering, saver)
-    goal = session.state.step + steps
-    writer.meta("total_steps", goal)
+    goal = session.goal = session.state.step + steps
+    session.tell_live()
     writer.meta("state", "running")
     if change is not None:
         change(steering)

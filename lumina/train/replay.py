@@ -181,9 +181,9 @@ class ReplayLoop(ChildLoop):
 
     @staticmethod
     def _follow_plan(session: Session, script: Script) -> None:
-        total = script.total_steps(session.state.step + 1)
-        if total != session.plan.total_steps:
-            session.plan = dataclasses.replace(session.plan, total_steps=total)
+        part = script.stretch(session.state.step + 1)
+        if (part.total_steps, part.asked) != (session.plan.total_steps, session.plan.asked):
+            session.follow(dataclasses.replace(session.plan, total_steps=part.total_steps, asked=part.asked))
 
 
 def run(paths: RunPaths, lock: RunLock, writer: StoreWriter, interrupts: Interrupts) -> str:
@@ -194,13 +194,14 @@ def run(paths: RunPaths, lock: RunLock, writer: StoreWriter, interrupts: Interru
     note = parent_of(paths) or {}
     without = note.get("without")
     script = Script.of(parent_paths(paths), to=note.get("to"), whole=without is not None)
-    steps = script.total_steps(1)
+    steps = script.stretch(1).total_steps
     session = open_session(paths, lock, writer, resume=None, steps=steps, interrupts=interrupts)
     saver = NothingSaved(session)
     steering = ReplaySteering(session, saver, interrupts)
     loop = ReplayLoop(session, steering, saver)
     steering.set_out(loop, script, without)
-    writer.meta("total_steps", script.last_step)
+    session.goal = script.last_step
+    session.tell_live()
     writer.meta("state", "running")
     outcome = loop.run()
     reason = steering.stopping or f"replayed to step {script.last_step}"

@@ -14,8 +14,8 @@ def warmup_length(training: TrainingConfig, total_steps: int) -> int:
     return min(steps, max(0, total_steps - 1))
 
 
-def learning_rate(step: int, training: TrainingConfig, total_steps: int) -> float:
-    """Learning rate of optimizer step `step` (counted from 1).
+def learning_rate(step: float, training: TrainingConfig, total_steps: int) -> float:
+    """Learning rate of optimizer step `step` (counted from 1; between two steps where a schedule was stretched).
 
     Linear warm-up, then cosine, linear or constant decay that ends at `min_lr_ratio` of the peak at `total_steps`.
     """

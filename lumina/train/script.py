@@ -32,10 +32,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Steps up to `until` (None: to the end) as one segment ran them: on a plan of so many steps, on such a machine."""
+    """Steps up to `until` (None: to the end) as one segment ran them: on a plan of so many steps, asked for as
+    often as that (see `Plan.asked`), on such a machine."""
 
     until: int | None
     total_steps: int
+    asked: int
     fingerprint: Mapping[str, Any]
 
 
@@ -66,14 +68,14 @@ class Script:
         held = [entry for entry in entries_on_line(entries) if entry.type != "segment" and entry.step <= last]
         opened = {entry.segment: entry.doc for entry in entries if entry.type == "segment"}
         stretches = [
-            Stretch(part.until, opened[part.id]["total_steps"], opened[part.id].get("fingerprint") or {})
-            for part in line
+            Stretch(part.until, doc["total_steps"], int(doc.get("asked", 0)), doc.get("fingerprint") or {})
+            for part, doc in ((part, opened[part.id]) for part in line)
         ]
         return cls(held, [mark for mark in marks if mark.step <= last], stretches, last)
 
-    def total_steps(self, step: int) -> int:
-        """The planned length of the run when step `step` was taken; its learning rate follows from it."""
-        return next(part for part in self.stretches if part.until is None or step <= part.until).total_steps
+    def stretch(self, step: int) -> Stretch:
+        """How step `step` was taken; its learning rate follows from the planned length."""
+        return next(part for part in self.stretches if part.until is None or step <= part.until)
 
     def differences(self, step: int, fingerprint: Mapping[str, Any]) -> list[str]:
         """How the machines that computed the steps up to `step` differ from this one; none where bits must agree."""

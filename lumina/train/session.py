@@ -56,6 +56,8 @@ class Session:
     health: dict[str, Any] = field(default_factory=lambda: {"status": "healthy", "issues": []})
     problems: dict[str, str] = field(default_factory=dict)
     was_ended: bool = False
+    goal: int | None = None
+    """Where a child run ends whatever its plan says; shown as its length."""
     rehearsing: tuple[str, ...] = ()
     """Child runs that compete with this one now; what is measured by the clock says nothing meanwhile."""
     past: Past = field(default_factory=Past)
@@ -81,10 +83,36 @@ class Session:
         """Micro-batches of the next step; with any micro-batch size a step has as many sequences as planned."""
         return self.plan.sequences_per_step // self.batch_size
 
+    @property
+    def total_steps(self) -> int:
+        """The length of the run: as planned, or as it was changed since."""
+        return self.plan.last_step(self.state.lengths)
+
+    def learning_rate(self, step: int) -> float:
+        """Scheduled rate of optimizer step `step`, before interventions on the rate itself."""
+        return self.plan.learning_rate(step, self.state.lengths)
+
+    def follow(self, plan: Plan) -> None:
+        """Goes on by a plan of another length."""
+        self.plan = plan
+        self.orchestrator.planned(self.total_steps)
+
+    def change_length(self, total_steps: int) -> None:
+        """From the next step on the run is to end after this one; the rest of the schedule is stretched to it."""
+        self.state.lengths.append([self.state.step, total_steps, self.plan.asked])
+        self.orchestrator.planned(total_steps)
+
     def hparams(self) -> dict[str, float | None]:
         """Every live value, read where it is in force."""
-        batches = {"batch_size": self.batch_size, "gradient_accumulation_steps": self.accumulation}
-        return {**self.engine.get_hparams(), "lr_scale": self.state.lr_scale, **batches}
+        own: dict[str, float] = {
+            "lr_scale": self.state.lr_scale,
+            "batch_size": self.batch_size,
+            "gradient_accumulation_steps": self.accumulation,
+            "total_steps": self.total_steps,
+        }
+        if self.loader.history is not None:
+            own["difficulty_sampling"] = self.loader.history.strength
+        return {**self.engine.get_hparams(), **own}
 
     def recreate_loader(self) -> None:
         """A new loader over the run's data; the position is the session's, so that the next batch is the one due."""
@@ -99,9 +127,16 @@ class Session:
         return {} if history is None else {name: torch.from_numpy(table) for name, table in history.state().items()}
 
     def restore_sidecar(self, tables: Mapping[str, Tensor]) -> None:
-        """Takes over what a canonical state remembers of single sequences."""
+        """Takes over what a canonical state remembers of single sequences; how it is used follows `state`."""
+        history, live = self.loader.history, self.state.difficulty_sampling
+        if history is not None:
+            history.restore({name: table.numpy() for name, table in tables.items()})
+            history.strength = self.config.data.difficulty_sampling if live is None else live
+
+    def sample_by_difficulty(self, strength: float) -> None:
+        """From the next batch on, with this chance a sequence gives way to a harder one; only where it began so."""
         if self.loader.history is not None:
-            self.loader.history.restore({name: table.numpy() for name, table in tables.items()})
+            self.state.difficulty_sampling = self.loader.history.strength = strength
 
     def tell_run(self) -> None:
         """Shows what the run is, and what may be done in it without a person."""
@@ -112,6 +147,7 @@ class Session:
         """Shows what an intervention or a rewind may have changed."""
         self.writer.meta("segment", self.segment)
         self.writer.meta("step", self.state.step)
+        self.writer.meta("total_steps", self.goal or self.total_steps)
         self.writer.meta("hparams", self.hparams())
         self.writer.meta("layers", self.engine.describe().to_json())
 

@@ -31,7 +31,7 @@ from lumina.store.journal import Entry, Journal, entries_on_line, recorded_data
 from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
 from lumina.store.writer import StoreWriter
-from lumina.train.history import Ledger, Past, Replay, answered, extended
+from lumina.train.history import Ledger, Past, Replay, answered, extended, times_asked
 from lumina.train.interrupts import Interrupts, StoppedEarly
 from lumina.train.plan import Plan, make_plan
 from lumina.train.recorder import UNITS, Recorder
@@ -87,7 +87,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     fingerprint = _fingerprint(threads, hardware)
     fork_seq, pending = (loaded[1].journal_seq, loaded[1].pending) if loaded else (0, ())
     segment = _open_segment(
-        journal, writer, resume, state.step, fork_seq, total_steps=plan.total_steps,
+        journal, writer, resume, state.step, fork_seq, total_steps=plan.total_steps, asked=plan.asked,
         extended=more, fingerprint=fingerprint, config=config_sum, **data,
     )  # fmt: skip
     abandon_off_line(paths.checkpoints, journal.entries)
@@ -116,6 +116,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
         was_ended=bool(history) and history[-1].type == "end",
         past=Past.before(history, held, fork_seq),
     )
+    session.follow(plan)
     if start is not None:
         session.restore_sidecar(start.sidecar)
     _tell(session, hardware, precision, threads)
@@ -221,7 +222,8 @@ def _plan(config: Config, dataset: Dataset, history: list[Entry], steps: int | N
     counts = count_parameters(config, dataset.vocab_size)
     advice = recommended_epochs(config, counts, dataset.tokens_per_epoch)
     wanted = steps if steps is not None else extended(history)
-    plan = make_plan(config, program=dataset.program, automatic_epochs=advice.epochs, steps=wanted)
+    asked = times_asked(history) + (steps is not None)
+    plan = make_plan(config, program=dataset.program, automatic_epochs=advice.epochs, steps=wanted, asked=asked)
     log.info("%s (%s); %s", dataset.facts["mode"], dataset.facts["mode_reason"], plan.reason)
     return plan
 
@@ -245,6 +247,7 @@ def _facts(config: Config, dataset: Dataset, plan: Plan, more: bool, hardware: H
         warmup_steps=warmup_length(config.training, plan.total_steps),
         sequences_per_step=plan.sequences_per_step,
         memory_bytes=float(hardware.memory_bytes),
+        automatic=config.chinchilla.auto_epoch_scaling and not plan.asked and config.training.max_steps is None,
     )
 
 
@@ -266,7 +269,6 @@ def _tell(session: Session, hardware: Hardware, precision: PrecisionChoice, thre
     flops = flops_per_token(config, config.sequence_length, session.dataset.vocab_size)
     writer.declare_series(UNITS)
     session.tell_run()
-    writer.meta("total_steps", session.plan.total_steps)
     writer.meta("total_steps_reason", session.plan.reason)
     writer.meta("device", {"name": hardware.name, "kind": hardware.device, "threads": threads, **session.fingerprint})
     writer.meta("precision", precision.name)

@@ -15,7 +15,8 @@ from typing import Any
 class TrainState:
     """Counters and live values of the loop. `step` is the last attempted step, `position` the sequences consumed;
     `batch_size` and `autonomy` are None while they are the configuration's; `skipped` has the ranges of sequences
-    [first, stop) that no step takes; `val_step` is the step of the newest validation."""
+    [first, stop) that no step takes; `lengths` the changes of the run's length, as `Plan.last_step` wants them;
+    `difficulty_sampling` is None while it is the configuration's; `val_step` is the step of the newest validation."""
 
     step: int = 0
     position: int = 0
@@ -24,6 +25,8 @@ class TrainState:
     batch_size: int | None = None
     autonomy: str | None = None
     skipped: list[list[int]] = field(default_factory=list)
+    lengths: list[list[int]] = field(default_factory=list)
+    difficulty_sampling: float | None = None
     val_loss: float | None = None
     val_step: int | None = None
     best_val_loss: float | None = None

@@ -154,6 +154,10 @@ class Trainer:
         """Sets the sequences per micro-batch; gradient accumulation follows, so that a step sees as many as before."""
         self._intervene("adjust_batch_size", new_batch_size=new_batch_size)
 
+    def adjust_training_length(self, total_steps: int) -> None:
+        """Ends the run after so many steps in all; what is left of the learning rate's schedule is stretched to it."""
+        self._intervene("adjust_training_length", total_steps=total_steps)
+
     def _recreate_dataloader(self, dataset: Dataset) -> None:
         """A new loader over the run's own data, as `adjust_batch_size` makes it; the next batch is the one due."""
         if dataset is not self._session.dataset:

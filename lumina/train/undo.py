@@ -84,9 +84,10 @@ def rewind(session: Session, state: CanonicalState, manifest: Manifest, receipt:
     """
     left = _left_behind(session, manifest)
     session.engine.restore_state(state)
-    session.restore_sidecar(state.sidecar)
     _take_over(session.state, TrainState.from_json(state.meta["trainer"]))
+    session.restore_sidecar(state.sidecar)
     session.orchestrator.restore(state.meta["orchestrator"])
+    session.follow(session.plan)
     parent, session.segment = session.segment, uuid.uuid4().hex
     full = {**receipt, "step": manifest.step, "before": {"step": left["from_step"]},
             "after": {"step": session.state.step, **left}}  # fmt: skip
@@ -97,6 +98,7 @@ def rewind(session: Session, state: CanonicalState, manifest: Manifest, receipt:
         "cause": "rewind",
         "cause_id": receipt["id"],
         "total_steps": session.plan.total_steps,
+        "asked": session.plan.asked,
         "extended": extended(session.journal.entries) is not None,
         "fingerprint": session.fingerprint,
         "receipt": full,

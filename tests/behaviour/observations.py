@@ -377,6 +377,22 @@ def progress(name: str) -> Callable[..., Any]:
     return observe
 
 
+def proposed_for_the_course(**changes: Any) -> list[str]:
+    """What is proposed in a run that has soon learned what it will learn."""
+    made = config(check_interval=30, intervention_threshold=0.5, **changes)
+    counts = count_parameters(made, VOCAB)
+    facts = RunFacts((), (), 4, 2, counts.total, counts.active, 1e6, token_budget(made, counts), 600,
+                     tokens_per_epoch=20.0 * LENGTH)  # fmt: skip
+    watching, found = Orchestrator(made, facts), []
+    for step in range(1, 301):
+        series = {"loss": 3.0 + 300.0 * step**-2.0, "grad_norm": 1.0, "tokens": float(step * LENGTH)}
+        watching.observe(step, series, {})
+        if step % 30 == 0:
+            live = {"total_steps": 600.0, "difficulty_sampling": made.data.difficulty_sampling}
+            found += watching.check(step, live, []).proposals
+    return sorted({proposal.method for proposal in found})
+
+
 def expiry(**changes: Any) -> list[int]:
     return [proposal.expires_step for proposal in proposals(**changes)]
 

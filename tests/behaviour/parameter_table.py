@@ -149,6 +149,8 @@ OVERSIGHT = {
     "chinchilla.enable_loss_landscape": Case(see.progress("landscape"), True, False),
     "chinchilla.enable_compute_efficiency": Case(see.progress("compute_efficiency"), True, False),
     "chinchilla.enable_early_stopping": Case(see.progress("ended"), True, False, early_stopping_patience=2),
+    "chinchilla.adaptive_epochs": Case(see.proposed_for_the_course, False, True),
+    "chinchilla.adaptive_curriculum": Case(see.proposed_for_the_course, False, True, difficulty_sampling=0.4),
     "checkpoint.early_stopping_patience": Case(see.progress("ended"), 2, 3, enable_early_stopping=True),
     "checkpoint.save_every_n_batches": Case(lambda **c: trained(**c).journal(), 2, 5),
     "checkpoint.save_total_limit": Case(lambda **c: trained(**c).checkpoints(), 1, 2, save_every_n_batches=2),

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from lumina.config import ConfigError, load_config, parameters
+from lumina.config.methods import METHODS
+from lumina.interventions import ACTIONS
 
 
 def refusal(overrides: dict[str, Any]) -> str:
@@ -40,11 +42,20 @@ def refusal(overrides: dict[str, Any]) -> str:
         ({"training_mode": "finetuning_only", "base_paths": "text"}, "leaves out data.base_paths"),
         ({"training_mode": "hybrid_sequential", "base_paths": "text"}, "data.finetuning_paths is empty"),
         ({"training_mode": "hybrid_interleaved", "finetuning_paths": "chat"}, "data.base_paths is empty"),
+        ({"adaptive_curriculum": True}, "nothing to adapt while data.difficulty_sampling is 0; set"),
+        (
+            {"autonomy_per_method": ["adjust_batch_size=auto", "prune_experts=auto"]},
+            "has 'prune_experts=auto', and there is no intervention 'prune_experts'; did you mean prune_expert?",
+        ),
         ({"stride": 64, "sequence_length": 64}, "leaves nothing new in a sequence of 64 tokens"),
     ],
 )
 def test_values_that_cannot_work_together_are_refused(overrides: dict[str, Any], said: str) -> None:
     assert said in refusal(overrides)
+
+
+def test_every_method_can_have_an_autonomy_of_its_own() -> None:
+    assert set(METHODS) == {*ACTIONS, "undo"}
 
 
 def test_rules_of_a_part_that_is_off_do_not_matter() -> None:

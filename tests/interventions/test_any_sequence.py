@@ -36,6 +36,8 @@ ACTS = st.one_of(
     st.tuples(st.just("adjust_learning_rate"), st.fixed_dictionaries({"factor": st.floats(0.1, 2.0)})),
     st.tuples(st.just("emergency_lr_reduction"), st.fixed_dictionaries({"reduction_factor": st.floats(1.5, 20.0)})),
     st.tuples(st.just("skip_data_range"), st.fixed_dictionaries({"sequences": st.integers(1, 40)})),
+    st.tuples(st.just("adjust_training_length"), st.fixed_dictionaries({"total_steps": st.integers(30, 90)})),
+    st.tuples(st.just("adjust_difficulty_sampling"), st.fixed_dictionaries({"strength": st.floats(0.0, 1.0)})),
     st.tuples(st.just("rollback_steps"), st.fixed_dictionaries({"num_steps": st.integers(1, 3)})),
     st.tuples(st.just("checkpoint"), st.just({})),
     st.tuples(st.just("undo"), st.fixed_dictionaries({"back": st.integers(0, 3)})),

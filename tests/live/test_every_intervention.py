@@ -53,6 +53,13 @@ SENT: list[tuple[str, dict[str, float], dict[str, Any], dict[str, Any]]] = [
         {"skipped": []},
         {"skipped": [[900_000, 900_008]]},
     ),
+    ("adjust_difficulty_sampling", {"strength": 0.2}, {"difficulty_sampling": 0.4}, {"difficulty_sampling": 0.2}),
+    (
+        "adjust_training_length",
+        {"total_steps": 90_000},
+        {"total_steps": 100_000},
+        {"total_steps": 90_000},
+    ),
     ("checkpoint", {}, {}, {}),
     ("set_autonomy", {"level": 2}, {"autonomy": "ask"}, {"autonomy": "auto"}),
 ]
@@ -63,7 +70,7 @@ UNSHOWN = {"add_expert", "prune_expert", "skip_data_range", "checkpoint", "set_a
 
 def test_every_intervention_leaves_a_receipt_and_the_run_goes_on(tmp_path: Path) -> None:
     assert {method for method, *_ in SENT} | ELSEWHERE == set(ACTIONS)
-    run = begin(tmp_path, "all", 100_000)
+    run = begin(tmp_path, "all", 100_000, **{"data.difficulty_sampling": 0.4})
     wait_for_step(run, 3)
     for method, args, before, after in SENT:
         receipt = run.intervene(method, **args).wait(check=True)

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from lumina.config import Config
 from lumina.orchestrator.detectors import divergence, gradients, nonfinite, rate
+from lumina.orchestrator.detectors.course import Curriculum, TrainingLength
 from lumina.orchestrator.detectors.depth import DepthDrift, OverSkipping
 from lumina.orchestrator.detectors.divergence import Divergence
 from lumina.orchestrator.detectors.experts import DeadExpert, ExpertImbalance, ExpertOverload, TokenDrop
@@ -44,8 +46,14 @@ def emergency_detectors() -> tuple[Detector, ...]:
     return (NonFinite(), RateStrayed(), GradientExplosion(), Divergence())
 
 
-def all_detectors() -> tuple[Detector, ...]:
-    """Every detector, in the order in which findings are considered: what destroys the run first."""
+def all_detectors(config: Config | None = None) -> tuple[Detector, ...]:
+    """Every detector (of those that a run must ask for the ones that `config` does), in the order in which findings are
+    considered: what destroys the run first."""
+    course: list[Detector] = []
+    if config is None or config.chinchilla.adaptive_epochs:
+        course.append(TrainingLength())
+    if config is None or config.chinchilla.adaptive_curriculum:
+        course.append(Curriculum(config.data.difficulty_sampling if config else 0.0))
     return (
         *emergency_detectors(),
         MemoryPressure(),
@@ -55,6 +63,7 @@ def all_detectors() -> tuple[Detector, ...]:
         OverSkipping(),
         Overfitting(),
         Progress(),
+        *course,
         ExpertImbalance(),
         ExpertOverload(),
         DepthDrift(),

@@ -19,7 +19,8 @@ class View:
 
     `attempts` counts, by cause, the interventions that were made lately for it: a remedy may grow with them.
     `positions` has, by cause, the earliest place in the data that one of them was about. `intervened` has the steps
-    after which anything was lately applied, by whomever.
+    after which anything was lately applied, by whomever. `outlook` is what `Chinchilla` says now; emergencies have
+    none.
     """
 
     signals: Signals
@@ -28,6 +29,7 @@ class View:
     attempts: Mapping[str, int] = field(default_factory=dict)
     positions: Mapping[str, int] = field(default_factory=dict)
     intervened: tuple[int, ...] = ()
+    outlook: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
