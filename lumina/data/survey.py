@@ -5,11 +5,10 @@ It knows documents and a tokenizer; what makes a file unusable is `validate`'s t
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
@@ -17,6 +16,9 @@ from lumina.data.documents import Document
 from lumina.data.quality import PENALTIES, Judged
 from lumina.data.report import Issue
 from lumina.data.tokenizer import SPECIAL, encode, special_id
+
+if TYPE_CHECKING:
+    from lumina.data.statistics import Table
 
 BATCH = 256
 BATCH_CHARACTERS = 1 << 20
@@ -34,26 +36,26 @@ class Counting:
     progress: Callable[[str, int], None] | None = None
 
 
+def _table() -> Table:
+    from lumina.data.statistics import Table  # Polars: a trainer that has its data in the cache goes without
+
+    return Table()
+
+
 @dataclass
 class Tally:
     """Counts of one file, to which judged samples are added one after the other."""
 
     counting: Counting
     threshold: float
-    valid: int = 0
     invalid: int = 0
-    low_quality: int = 0
     not_listed: int = 0
     issues: list[Issue] = field(default_factory=list)
-    forms: Counter[str] = field(default_factory=Counter)
-    kinds: Counter[str] = field(default_factory=Counter)
     roles: Counter[str] = field(default_factory=Counter)
-    lengths: Counter[int] = field(default_factory=Counter)
-    with_loss: int = 0
     shown: list[dict[str, Any]] = field(default_factory=list)
     first_invalid: Issue | None = None
     first_low: Issue | None = None
-    _scores: Counter[int] = field(default_factory=Counter)
+    _table: Table = field(default_factory=_table)
     _took: Counter[str] = field(default_factory=Counter)
     _held: list[Judged] = field(default_factory=list)
     _characters: int = 0
@@ -65,18 +67,14 @@ class Tally:
             self.first_invalid = self.first_invalid or item
             self.note(item)
             return
-        self.valid += 1
         document, quality = item.document, item.quality
-        self.forms[document.form] += 1
-        self.kinds[document.kind] += 1
         self.roles.update(message.role for message in document.messages)
-        self._scores[round(quality.score * 1000)] += 1
         self._took.update(dict.fromkeys(quality.penalties, 1))
         if quality.score < self.threshold:
-            self.low_quality += 1
             low = Issue(document.line, quality.reason(self.threshold))
             self.first_low = self.first_low or low
             self.note(low)
+            self._count(item, None, 0, low=True)
             return
         self._held.append(item)
         self._characters += sum(map(len, document.texts))
@@ -91,74 +89,44 @@ class Tally:
             self.not_listed += 1
 
     def flush(self) -> None:
-        """Tokenises what is held back."""
+        """Tokenises and counts what is held back."""
         tokenizer, held = self.counting.tokenizer, self._held
-        if tokenizer is not None and held:
-            coded = encode(tokenizer, [item.document for item in held], self.counting.mask_user)
-            for item, (ids, mask) in zip(held, coded, strict=True):
-                self.lengths[len(ids)] += 1
-                self.with_loss += sum(mask)
-                if len(self.shown) < self.counting.samples:
-                    self.shown.append(_shown(item, tokenizer, ids, mask))
         self._held, self._characters = [], 0
+        if tokenizer is None:
+            for item in held:
+                self._count(item, None, 0)
+            return
+        coded = encode(tokenizer, [item.document for item in held], self.counting.mask_user)
+        for item, (ids, mask) in zip(held, coded, strict=True):
+            self._count(item, len(ids), sum(mask))
+            if len(self.shown) < self.counting.samples:
+                self.shown.append(_shown(item, tokenizer, ids, mask))
 
-    @property
-    def kind(self) -> str | None:
-        """text, conversation, or both."""
-        return " and ".join(kind for kind in ("text", "conversation") if self.kinds[kind]) or None
+    def _count(self, item: Judged, tokens: int | None, with_loss: int, *, low: bool = False) -> None:
+        document, score = item.document, round(item.quality.score * 1000)
+        self._table.add(document.form, document.kind, score, low, tokens, with_loss)
 
-    def quality(self) -> dict[str, Any]:
-        """Of the valid samples: scores, and how many each penalty touched."""
-        if not self.valid:
-            return {}
-        scores = sorted(self._scores.items())
-        return {
+    def statistics(self) -> dict[str, Any]:
+        """What a `FileReport` says of the valid samples; what was added must be flushed."""
+        kinds, found = self._table.counts("kind"), self._table.quality()
+        quality = {
             "threshold": self.threshold,
-            "mean": round(sum(score * n for score, n in scores) / self.valid / 1000, 4),
-            "min": scores[0][0] / 1000,
-            "below": self.low_quality,
-            "error_rate": round(self.invalid / (self.valid + self.invalid), 4),
+            "mean": round(found["mean"] or 0.0, 4),
+            "min": found["min"],
+            "below": found["below"],
+            "error_rate": round(self.invalid / max(1, found["valid"] + self.invalid), 4),
             "penalties": {name: self._took[name] for name in PENALTIES if self._took[name]},
         }
-
-    def tokens(self) -> dict[str, Any] | None:
-        """mean, median, max, min, std and total of the samples that are trained on; None without a tokenizer."""
-        if self.counting.tokenizer is None:
-            return None
-        count, total = self.lengths.total(), sum(length * n for length, n in self.lengths.items())
-        if not count:
-            return {"samples": 0, "total": 0, "with_loss": 0} | dict.fromkeys(("mean", "median", "max", "min", "std"))
-        mean = total / count
-        spread = sum(n * (length - mean) ** 2 for length, n in self.lengths.items()) / count
         return {
-            "samples": count,
-            "total": total,
-            "with_loss": self.with_loss,
-            "mean": round(mean, 3),
-            "median": (self._ranked((count - 1) // 2) + self._ranked(count // 2)) / 2,
-            "max": max(self.lengths),
-            "min": min(self.lengths),
-            "std": round(math.sqrt(spread), 3),
+            "kind": " and ".join(kind for kind in ("text", "conversation") if kind in kinds) or None,
+            "samples": found["valid"] + self.invalid,
+            "valid": found["valid"],
+            "low_quality": found["below"],
+            "forms": self._table.counts("form"),
+            "quality": quality if found["valid"] else {},
+            "tokens": None if self.counting.tokenizer is None else self._table.tokens(),
+            "lengths": self._table.distribution(),
         }
-
-    def _ranked(self, rank: int) -> int:
-        for length in sorted(self.lengths):
-            rank -= self.lengths[length]
-            if rank < 0:
-                return length
-        raise IndexError(rank)
-
-    def distribution(self) -> tuple[dict[str, int], ...]:
-        """How many samples have so many tokens, in buckets that double: 1 to 2, 3 to 4, 5 to 8 ..."""
-        buckets: Counter[int] = Counter()
-        for length, n in self.lengths.items():
-            buckets[(length - 1).bit_length()] += n
-        return tuple({"from": (1 << b >> 1) + 1, "to": 1 << b, "samples": buckets[b]} for b in _between(buckets))
-
-
-def _between(buckets: Counter[int]) -> Iterator[int]:
-    if buckets:
-        yield from range(min(buckets), max(buckets) + 1)
 
 
 def _shown(item: Judged, tokenizer: Tokenizer, ids: list[int], mask: list[int]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lumina.data.documents import Reading
 from lumina.data.files import expand, format_of
@@ -85,26 +86,20 @@ def _check_file(
         tally.flush()
         tally.note(Issue(damage.line or WHOLE_FILE, damage.message))
         error = damage
-    error = error or _verdict(tally, max_bad_fraction)
+    found = tally.statistics()
+    error = error or _verdict(tally, found, max_bad_fraction)
     return FileReport(
         path=str(path),
         format=format_of(path),
-        kind=tally.kind,
         bytes=size,
-        samples=tally.valid + tally.invalid,
-        valid=tally.valid,
         invalid=tally.invalid,
         issues=tuple(tally.issues),
-        low_quality=tally.low_quality,
         issues_not_listed=tally.not_listed,
-        forms=dict(tally.forms),
         roles=dict(tally.roles),
-        quality=tally.quality(),
-        tokens=tally.tokens(),
-        lengths=tally.distribution(),
         shown=tuple(tally.shown),
         error=None if error is None else error.message,
         error_line=None if error is None else error.line,
+        **found,
     )
 
 
@@ -116,15 +111,16 @@ def _read(path: Path, reading: Reading, tally: Tally) -> None:
             tell(str(path), item.document.line if isinstance(item, Judged) else item.line)
 
 
-def _verdict(tally: Tally, max_bad_fraction: float) -> DataError | None:
+def _verdict(tally: Tally, found: Mapping[str, Any], max_bad_fraction: float) -> DataError | None:
     """Why a file that was read to its end cannot be used."""
-    samples, bad = tally.valid + tally.invalid, tally.first_invalid
-    if not tally.valid:
+    bad = tally.first_invalid
+    if not found["valid"]:
         return _without("no usable sample", bad)
-    if bad is not None and tally.invalid > max_bad_fraction * samples:
-        said = f"{bad.reason}; {tally.invalid:,} of {samples:,} lines unusable (limit {max_bad_fraction:.0%})"
+    if bad is not None and tally.invalid > max_bad_fraction * found["samples"]:
+        said = f"{bad.reason}; {tally.invalid:,} of {found['samples']:,} lines unusable (limit {max_bad_fraction:.0%})"
         return DataError(said, None, bad.line)
-    return _without("no sample of the wanted quality", tally.first_low) if tally.valid == tally.low_quality else None
+    all_low = found["valid"] == found["low_quality"]
+    return _without("no sample of the wanted quality", tally.first_low) if all_low else None
 
 
 def _without(what: str, first: Issue | None) -> DataError:
