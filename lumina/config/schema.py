@@ -358,7 +358,7 @@ class DataConfig(Group):
         ge=0,
         typical=(0, 16),
     )
-    format: Literal["auto", "text", "conversation", "messages", "sharegpt", "alpaca", "pairs"] = param(
+    format: Literal["auto", "text", "conversation", "xtuner", "messages", "sharegpt", "alpaca", "pairs"] = param(
         "auto", "Form of the samples in JSON and tables; auto finds it in the fields of each sample."
     )
     text_field: str = param("text", "Field, or column, that holds the text of a sample.")

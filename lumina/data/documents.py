@@ -11,7 +11,7 @@ from typing import Literal
 
 from lumina.config.schema import DataConfig
 
-Form = Literal["auto", "text", "conversation", "messages", "sharegpt", "alpaca", "pairs"]
+Form = Literal["auto", "text", "conversation", "xtuner", "messages", "sharegpt", "alpaca", "pairs"]
 KNOWN_ROLES = ("system", "user", "assistant", "tool")
 
 

@@ -1,6 +1,7 @@
 """JSON values out of `.jsonl` and `.json` files one at a time, each with its line; what is no JSON gets a reason.
 
-It knows JSON, not samples. A `.json` file may be an array, an object, objects one after the other, or JSON Lines.
+It knows JSON, not samples. A `.json` file may be an array, an object, objects one after the other, JSON Lines, or an
+object with the array under `data` or the like.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from lumina.data.streams import BLOCK, lines, too_long
 _OUTSIDE = re.compile(rb'["\[\]{},]')
 _INSIDE = re.compile(rb'["\\]')
 _SPACE = b" \t\r\n"
+AROUND = ("data", "train", "samples", "examples", "instances", "rows")  # keys under which a file's samples may stand
+_BEFORE_SAMPLES = re.compile(rb'"(?:%b)"\s*:\s*\Z' % "|".join(AROUND).encode())
+_KEY_BYTES = 64
 Found = tuple[int, Any] | Issue
 
 
@@ -91,7 +95,13 @@ def in_lines(head: bytes, *, named_lines: bool) -> bool:
     """Whether a file whose first line that is not empty is `head` has one value per line."""
     if head.startswith(b"[") or head == b"{":
         return False
-    return named_lines or not isinstance(parse(1, head), Issue)
+    return named_lines or not (isinstance(found := parse(1, head), Issue) or _stands_around(found[1]))
+
+
+def _stands_around(value: Any) -> bool:
+    """Whether a value holds the samples of its file in a list."""
+    lists = [value.get(key) for key in AROUND] if isinstance(value, dict) else []
+    return any(isinstance(one, list) and one and isinstance(one[0], dict) for one in lists)
 
 
 class _Splitter:
@@ -100,7 +110,8 @@ class _Splitter:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._depth = 0
-        self._base = 0  # depth of the elements: 1 inside an outermost array, 0 without one
+        self._base = 0  # depth of the elements: 1 inside an outermost array, 2 inside one in an object, 0 without one
+        self._found = self._over = False  # a value was found; the array in an object has been read
         self._in_string = self._escaped = False
         self._held = bytearray()
         self._size = 0  # of the value being read, also of one that is not kept
@@ -124,11 +135,16 @@ class _Splitter:
             elif mark == b"\\":
                 self._escaped = position == len(chunk)
                 position += 1
+            elif mark == b"[" and self._begins_samples(chunk[at : position - 1]):
+                self._take(chunk[at:position])
+                self._drop()
+                at, self._depth, self._base = position, 2, 2
             elif (ends := self._ends(mark, chunk[at : position - 1])) is not None:
                 self._take(chunk[at : position if ends else position - 1])
                 at = position
                 if self._size:
                     yield self._start, self._end()
+                self._follow_samples()
         self._take(chunk[at:])
 
     def _ends(self, mark: bytes, before: bytes) -> bool | None:
@@ -148,7 +164,21 @@ class _Splitter:
             return False
         return True if self._depth == self._base else None
 
+    def _begins_samples(self, before: bytes) -> bool:
+        """Whether a bracket opens the list of samples in the object that the whole file is."""
+        inside = self._depth == 1 and self._base == 0 and not self._found
+        return inside and bool(_BEFORE_SAMPLES.search(bytes(self._held[-_KEY_BYTES:]) + before[-_KEY_BYTES:]))
+
+    def _follow_samples(self) -> None:
+        """Nothing is kept from the end of such a list to the end of its object."""
+        if self._depth < self._base == 2:
+            self._over = self._depth > 0
+            self._found = self._found and self._over
+
     def _take(self, piece: bytes) -> None:
+        if self._over:
+            self._line += piece.count(b"\n")
+            return
         if not self._size:
             stripped = piece.lstrip(_SPACE)
             self._line += piece.count(b"\n", 0, len(piece) - len(stripped))
@@ -162,9 +192,13 @@ class _Splitter:
 
     def _end(self) -> bytes | int:
         held, size = bytes(self._held), self._size
+        self._drop()
+        self._found = True
+        return held if size <= self._limit else size
+
+    def _drop(self) -> None:
         self._held.clear()
         self._size = 0
-        return held if size <= self._limit else size
 
     def rest(self) -> tuple[int, bytes | int] | None:
         """What stands at the end of the file outside of any brackets."""

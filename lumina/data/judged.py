@@ -16,7 +16,7 @@ from lumina.data.report import DataReport, FileReport
 from lumina.data.sources import expand
 from lumina.store import atomic
 
-FORMAT = 1  # raise it when the same file would be judged in another way
+FORMAT = 2  # raise it when the same file would be judged in another way
 Judge = Callable[[Path], FileReport]
 
 

@@ -32,7 +32,7 @@ from lumina.data.tokenise import HeldOut, sampled, write_documents
 from lumina.data.tokenizer import byte_tokenizer, load_tokenizer, train_bpe
 from lumina.data.tokens import TokenStore, TokenWriter
 
-FORMAT = 4  # raise it when the same input would give other tokens
+FORMAT = 5  # raise it when the same input would give other tokens
 SAMPLE = 32_000_000  # characters of text that a tokenizer is trained on
 STALE_SECONDS = 86_400.0  # an unfinished folder that old was left by a process that died
 Progress = Callable[[str, float], None]

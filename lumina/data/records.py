@@ -37,6 +37,7 @@ _PAIRS = (
     ("query", "response"),
     ("input", "output"),
 )
+_FIELD = {"conversation": "conversation", "messages": "messages", "sharegpt": "conversations"}
 _CALLS = ("tool_calls", "function_call")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
@@ -68,8 +69,9 @@ def _unknown(record: Record, reading: Reading) -> str:
     if empty is not None and reading.form == "auto":
         return f"field {empty} is null, not a list of messages"
     if reading.form != "auto":
-        wanted = reading.text_field if reading.form == "text" else reading.form
-        return f"not of the form {reading.form} (data.format), field {wanted}; its fields are {fields}"
+        wanted = reading.text_field if reading.form == "text" else _FIELD.get(reading.form)
+        needed = f", field {wanted}" if wanted else ""
+        return f"not of the form {reading.form} (data.format){needed}; its fields are {fields}"
     inner = next((key for key, value in record.items() if isinstance(value, list) and _are_records(value)), None)
     if inner is not None:
         return f"field {str(inner)[:40]} is a list of objects: if these are the samples, make the list itself the file"
@@ -174,6 +176,30 @@ def _calls(turn: Record) -> str:
     return "\n".join(json.dumps(call, ensure_ascii=False, default=str) for call in called)
 
 
+def _has_rounds(record: Record, _: Reading) -> bool:
+    rounds = record.get("conversation")
+    return (
+        isinstance(rounds, (list, tuple))
+        and bool(rounds)
+        and isinstance(rounds[0], Mapping)
+        and "output" in rounds[0]
+        and not {"role", "from"} & rounds[0].keys()
+    )
+
+
+def _rounds(record: Record, reading: Reading) -> Document:
+    """XTuner's list of rounds: `input` is asked, `output` answered, after the round's `system`."""
+    made: list[Message] = []
+    for index, turn in enumerate(record["conversation"]):
+        where = f"conversation[{index}]"
+        if not isinstance(turn, Mapping) or not isinstance(turn.get("output"), str):
+            raise BadRecord(f"{where} is no round: an object with text under input and output is needed")
+        asked = [("system", _optional(turn, "system")), ("user", _optional(turn, "input"))]
+        made += [Message(role, text) for role, text in asked if text.strip()]
+        made.append(Message("assistant", turn["output"], loss=turn.get("output_with_loss") is not False))
+    return _conversation(made, "conversation", reading)
+
+
 def _has_alpaca(record: Record, _: Reading) -> bool:
     return "instruction" in record and ("output" in record or "response" in record)
 
@@ -246,6 +272,7 @@ class Form(NamedTuple):
 
 
 FORMS: dict[str, Form] = {
+    "xtuner": Form(_has_rounds, _rounds),
     "conversation": Form(_has("conversation"), _listed("conversation")),
     "messages": Form(_has("messages"), _listed("messages")),
     "sharegpt": Form(_has("conversations"), _listed("conversations")),

@@ -34,6 +34,7 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "Dolly": ({"instruction": "What is a heron?", "context": "", "response": "A bird that waits."}, "alpaca"),
     "prompt and completion": ({"prompt": "What is a heron?", "completion": "A bird that waits."}, "pairs"),
+    "XTuner": ({"conversation": [{"input": "What is a heron?", "output": "A bird that waits."}]}, "xtuner"),
     "question and answer": ({"question": "What is a heron?", "answer": "A bird that waits."}, "pairs"),
 }
 
@@ -74,6 +75,52 @@ def test_what_stands_beside_the_turns_is_kept(tmp_path: Path) -> None:
     assert [turn.role for turn in second] == ["system", "user", "assistant", "user", "assistant"]
     assert second[3].content == "And then?\nOn Monday."
     assert third[0] == Message("system", "Be brief.")
+
+
+def test_rounds_of_a_conversation_carry_loss_where_they_say(tmp_path: Path) -> None:
+    rounds = [
+        {"system": "Be brief.", "input": "Who?", "output": "Nobody.", "output_with_loss": False},
+        {"input": "", "output": "Nobody at all."},
+    ]
+    put(tmp_path / "a.jsonl", {"conversation": rounds}, {"conversation": [*rounds, {"input": "Why?"}]})
+    (form, turns), issue = read(tmp_path / "a.jsonl")
+    assert form == "xtuner"
+    assert [(turn.role, turn.content, turn.loss) for turn in turns] == [
+        ("system", "Be brief.", True),
+        ("user", "Who?", True),
+        ("assistant", "Nobody.", False),
+        ("assistant", "Nobody at all.", True),
+    ]
+    assert issue == (
+        "issue", (2, "conversation[2] is no round: an object with text under input and output is needed")
+    )  # fmt: skip
+
+
+WRAPPED = {
+    "in one line": json.dumps({"version": "1", "data": [{"text": "one"}, {"text": "two"}], "source": [{"text": "no"}]}),
+    "over lines": json.dumps({"data": [{"text": "one"}, {"text": "two"}], "n": [[1, 2], [3]]}, indent=1),
+    "after others": json.dumps({"about": {"rows": [1]}, "rows": [{"text": "one"}, {"text": "two"}]}, indent=2),
+    "twice": '{"data": [{"text": "one"}], "more": {"a": [1, 2]}}\n{"data": [{"text": "two"}]}',
+}
+
+
+@pytest.mark.parametrize("content", WRAPPED.values(), ids=list(WRAPPED))
+@pytest.mark.parametrize("block", [7, 1 << 20])
+def test_samples_may_stand_in_a_list_inside_of_one_object(
+    tmp_path: Path, content: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lumina.data.jsonvalues.BLOCK", block)
+    (tmp_path / "a.json").write_text(content)
+    assert read(tmp_path / "a.json") == [("text", "one"), ("text", "two")]
+
+
+def test_a_list_of_samples_that_is_cut_off_is_named_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{\n"data": [\n{"text": "one"},\n{"text": "tw')
+    with pytest.raises(DataError, match=r"a.json:4: the file ends inside this JSON value: it is cut off"):
+        read(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('{\n"data": [\n{"text": 1},\n{"text": "two"}],\n"n": 2')
+    with pytest.raises(DataError, match=r"a.json:5: the file ends inside"):
+        read(tmp_path / "a.json")
 
 
 def test_a_tool_call_is_what_the_assistant_says(tmp_path: Path) -> None:

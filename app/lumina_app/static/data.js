@@ -4,7 +4,7 @@ import { report } from "/lumina/static/data.report.js";
 import { html, put } from "/lumina/static/html.js";
 
 const POLL_MS = 400;
-const FORMS = ["auto", "text", "conversation", "messages", "sharegpt", "alpaca", "pairs"];
+const FORMS = ["auto", "text", "conversation", "xtuner", "messages", "sharegpt", "alpaca", "pairs"];
 const url = (path, query = {}) => `/lumina/${path}?${new URLSearchParams(query)}`;
 
 async function ask(path, query, body) {
