@@ -163,7 +163,7 @@ def _decisions(session: Session) -> dict[str, list[dict[str, Any]]]:
             told = (doc.get("evidence") or {}).get("calibration") or {}
             raw = told.get("raw", doc["confidence"])  # what the detector said before its record was looked at
             proposals[id] = {"step": entry.step, **kept, "raw": raw, "became": "open"}
-        elif entry.type == "decision" and doc.get("proposal") in proposals:
+        elif entry.type == "decision" and doc["decision"] != "approved" and doc.get("proposal") in proposals:
             proposals[doc["proposal"]]["became"] = f"{doc['decision']} ({doc.get('why') or ''})"
         elif entry.type == "effect" and made_for.get(id) in proposals:
             proposals[made_for[id]]["effect"] = doc["state"]

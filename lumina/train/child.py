@@ -53,6 +53,9 @@ class ChildLoop(Loop):
 class ChildSteering(Steering):
     """Pause, unpause and stop work; whatever else is asked for is refused."""
 
+    def _take_up(self) -> None:
+        """What was decided is the parent's to make."""
+
     def _answer(self, command: Command) -> None:
         if command.kind in REINS or command.id in self.session.answered:
             super()._answer(command)

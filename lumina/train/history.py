@@ -5,7 +5,7 @@ It folds the journal's entries that are in force; it decides nothing and touches
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from lumina.orchestrator.calibration import Record
 from lumina.store.journal import Entry
 
 CHANGES_THE_MODEL = frozenset({"intervene", "approve", "undo"})
+DECISIONS = frozenset({"proposal", "decision", "applied", "refused", "oom_split", "end"})
 
 
 def answered(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
@@ -132,6 +133,8 @@ class Replay:
 
     entries: list[Entry]
     until: int
+    breaks_off: int | None = None
+    """The step in whose check the journal ends: whether the orchestrator had said all is not known."""
 
     @classmethod
     def after(cls, entries: Sequence[Entry], seq: int, step: int, pending: Collection[int] = ()) -> Replay:
@@ -142,7 +145,9 @@ class Replay:
         later = [entry for entry in entries if (entry.seq > seq or entry.seq in pending) and entry.type != "segment"]
         # By step: what a process decided while it repeated others' decisions lies behind those in the journal.
         later.sort(key=lambda entry: entry.step)
-        return cls(later, max((entry.step for entry in later), default=step))
+        until = max((entry.step for entry in later), default=step)
+        newest = [entry for entry in later if entry.step == until and entry.type in DECISIONS]
+        return cls(later, until, until if newest and all(_is_opinion(entry) for entry in newest) else None)
 
     def due(self, step: int) -> list[Entry]:
         """Takes out the entries of all steps up to `step`."""
@@ -155,6 +160,38 @@ class Replay:
         """Whether such an entry is still to come."""
         return any(entry.type == type and entry.id == id for entry in self.entries)
 
+    def holds_proposal(self, step: int, cause: str) -> bool:
+        """Whether what the orchestrator found at that step about `cause` is still to come."""
+        proposals = (entry for entry in self.entries if entry.type == "proposal")
+        return any(entry.step == step and entry.doc["cause"] == cause for entry in proposals)
+
     def active(self, step: int) -> bool:
         """True while decisions come from the journal: nothing is decided anew."""
         return step < self.until or bool(self.entries)
+
+
+def _is_opinion(entry: Entry) -> bool:
+    """Whether it is the orchestrator's, and changed nothing. A check journals all of those before its first act."""
+    alone = (entry.doc.get("author") or {}).get("via") == "auto"
+    return entry.type == "proposal" or (entry.type == "decision" and alone)
+
+
+@dataclass(frozen=True)
+class HalfDone:
+    """A proposal of several acts at the journal's end, and the receipt of the newest that was made, after `step`."""
+
+    proposal: Mapping[str, Any]
+    receipt: Mapping[str, Any]
+    step: int
+
+
+def half_done(entries: Sequence[Entry]) -> HalfDone | None:
+    """What a trainer that died may have left half done; nothing where the run went on, or ended, after it."""
+    for entry in reversed(entries):
+        if entry.type in ("checkpoint", "effect") or entry.doc.get("cause") == "restart":
+            continue
+        receipt = entry.doc if entry.type == "applied" else entry.doc.get("receipt") or {}
+        wanted = receipt.get("proposal")
+        made_for = next((past.doc for past in entries if past.type == "proposal" and past.id == wanted), None)
+        return HalfDone(made_for, receipt, entry.step) if made_for is not None else None
+    return None

@@ -8,23 +8,22 @@ from __future__ import annotations
 import dataclasses
 import logging
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lumina.interventions import catalogue
-from lumina.orchestrator import Proposal
+from lumina.orchestrator import Attempt, Proposal
 from lumina.orchestrator.effect import AIMS, Measured
-from lumina.store.errors import Refusal
 from lumina.train.recorder import json_numbers
+from lumina.train.remedy import carry_out_alone, decide
 from lumina.train.session import Session
 from lumina.train.steering import Steering
 
 log = logging.getLogger(__name__)
 
 CHECKS_PER_REMINDER = 10  # an unchanged health is told again after so many checks
-ORCHESTRATOR = {"name": "orchestrator", "via": "auto"}
 
 
 class Oversight:
@@ -74,8 +73,13 @@ class Oversight:
         session = self.session
         past, record = session.past.attempts, session.ledger.record
         found = session.orchestrator.emergencies(step, self._live(), past, record)
-        if not session.replay.active(step):
+        if self._decides(step):
             self._propose_all(step, found)
+
+    def _decides(self, step: int) -> bool:
+        """Not while the journal is repeated, but for the check in the middle of which it breaks off: that is ended."""
+        replay = self.session.replay
+        return not replay.active(step) or replay.breaks_off == step
 
     def _live(self) -> dict[str, float]:
         return {name: value for name, value in self.session.hparams().items() if value is not None}
@@ -92,48 +96,46 @@ class Oversight:
         figures = {f"chinchilla.{name}": value for name, value in result.chinchilla.items() if name in CHARTED}
         session.writer.points(session.segment, step, figures)
         self._say_health(result.health.to_json(), result.chinchilla)
-        if not self.enabled or session.replay.active(step):
+        if not self.enabled or not self._decides(step):
             return
         for proposal_id in result.expired:
-            self._decide(proposal_id, "expired", "nobody answered in time")
+            decide(session, proposal_id, "expired", "nobody answered in time")
         for proposal_id, why in result.withdrawn:
-            self._decide(proposal_id, "withdrawn", why)
+            decide(session, proposal_id, "withdrawn", why)
         self._propose_all(step, result.proposals)
 
     def _propose_all(self, step: int, proposals: Iterable[Proposal]) -> None:
+        """Journals all of them, with what is to become of each, before the first one changes anything."""
+        begun: list[dict[str, Any]] = []
+        planned: list[Attempt] = []
         for proposal in proposals:
+            doc = self._propose(step, proposal, planned)
+            if doc is not None and doc["course"] == "act":
+                begun.append(doc)
+                planned.append(Attempt(proposal.cause, step, proposal.method, alone=True, rewound=False))
+        if self.session.replay.active(step):
+            return  # they follow what the journal has of this check
+        for doc in begun:
             if self.session.state.step == step:  # whatever else was found is another matter after a rewind
-                self._propose(step, proposal)
+                carry_out_alone(self.steering, doc)
 
-    def _propose(self, step: int, proposal: Proposal) -> None:
+    def _propose(self, step: int, proposal: Proposal, planned: Sequence[Attempt]) -> dict[str, Any] | None:
+        """Journals a proposal; None where there is nothing new to journal."""
         session = self.session
-        if proposal.id in session.ledger.proposals:
-            return
+        if proposal.id in session.ledger.proposals or session.replay.holds_proposal(step, proposal.cause):
+            return None
         if proposal.id in session.past.causes:  # made before on a branch that was left; here it is another one
             proposal = dataclasses.replace(proposal, id=uuid.uuid5(uuid.UUID(proposal.id), session.segment).hex)
-        doc = {**proposal.to_json(), "state": "open"}
-        course = session.orchestrator.course(step, proposal, session.autonomy, session.past.attempts)
+        course = session.orchestrator.course(step, proposal, session.autonomy, [*session.past.attempts, *planned])
+        doc = {**proposal.to_json(), "state": "open", "course": course}
         log.info(
             "proposal %s: %s %s (confidence %.2f)", proposal.id, proposal.method, proposal.args, proposal.confidence
         )
         if course == "log":
             session.event("info", "observe", f"would propose {proposal.method} {proposal.args}: {summary(doc)}")
-            return
+            return None
         session.commit("proposal", proposal.id, doc)
-        if course == "act":
-            self._apply(doc)
-
-    def _apply(self, proposal: Mapping[str, Any]) -> None:
-        receipt_id = uuid.uuid5(uuid.UUID(proposal["id"]), f"auto/{self.session.segment}").hex
-        try:
-            self.steering.carry_out(proposal, proposal["args"], ORCHESTRATOR, id=receipt_id)
-        except Refusal as refusal:
-            self._decide(proposal["id"], "rejected", refusal.message)
-
-    def _decide(self, proposal_id: str, decision: str, why: str) -> None:
-        doc = {"proposal": proposal_id, "decision": decision, "author": ORCHESTRATOR, "why": why}
-        entry_id = uuid.uuid5(uuid.UUID(proposal_id), decision).hex
-        self.session.commit("decision", entry_id, doc)
+        return doc
 
     def _say_health(self, health: Mapping[str, Any], chinchilla: Mapping[str, Any]) -> None:
         levels = {"healthy": "info", "warning": "warning", "critical": "critical"}

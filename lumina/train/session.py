@@ -19,7 +19,7 @@ from lumina.store.journal import Entry, Journal
 from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
 from lumina.store.writer import StoreWriter
-from lumina.train.history import Ledger, Past, Replay
+from lumina.train.history import HalfDone, Ledger, Past, Replay
 from lumina.train.plan import Plan
 from lumina.train.recorder import Recorder
 from lumina.train.state import TrainState
@@ -61,6 +61,7 @@ class Session:
     rehearsing: tuple[str, ...] = ()
     """Child runs that compete with this one now; what is measured by the clock says nothing meanwhile."""
     past: Past = field(default_factory=Past)
+    half_done: HalfDone | None = None
     mid_step: bool = False  # the parts are of two steps: nothing may be saved
 
     @property

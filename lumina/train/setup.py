@@ -31,7 +31,7 @@ from lumina.store.journal import Entry, Journal, entries_on_line, recorded_data
 from lumina.store.layout import RunPaths
 from lumina.store.lock import RunLock
 from lumina.store.writer import StoreWriter
-from lumina.train.history import Ledger, Past, Replay, answered, extended, times_asked
+from lumina.train.history import Ledger, Past, Replay, answered, extended, half_done, times_asked
 from lumina.train.interrupts import Interrupts, StoppedEarly
 from lumina.train.plan import Plan, make_plan
 from lumina.train.recorder import UNITS, Recorder
@@ -115,6 +115,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
         fingerprint=fingerprint,
         was_ended=bool(history) and history[-1].type == "end",
         past=Past.before(history, held, fork_seq),
+        half_done=half_done(history) if resume == "latest" else None,
     )
     session.follow(plan)
     if start is not None:

@@ -56,6 +56,7 @@ class Steering:
     def at_boundary(self) -> None:
         """Repeats what the journal says, then answers the commands that came in; stays here while paused."""
         self._repeat()
+        self._take_up()
         while True:
             self.session.lock.ensure()
             self.saver.poll()
@@ -384,6 +385,10 @@ class Steering:
             self.session.ledger.fold(entry)
             self.session.past.fold(entry)
             self._repeat_one(entry)
+
+    def _take_up(self) -> None:
+        """Goes on with what was decided and not made when the journal broke off."""
+        remedy.take_up(self)
 
     def _repeat_one(self, entry: Entry) -> None:
         if entry.type == "applied" and entry.doc["kind"] in CHANGES_THE_MODEL:

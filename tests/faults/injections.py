@@ -90,6 +90,24 @@ def fail_operations(hits: Path, within: str, errno: int, first: int = 1, times: 
     _counting(within, kinds, act)
 
 
+def kill_after_line(hits: Path, number: int, types: list[str]) -> None:
+    """SIGKILL as soon as the journal's line of that number among these types is durable, before anybody acts on it."""
+    from lumina.store.journal import Journal
+
+    whole = Journal.append
+    seen = 0
+
+    def appended(self: Journal, *entry: Any, **rest: Any) -> Any:
+        nonlocal seen
+        committed = whole(self, *entry, **rest)
+        seen += committed.type in types
+        if seen == number:
+            _die(hits, number=number, type=committed.type)
+        return committed
+
+    Journal.append = appended  # type: ignore[method-assign]
+
+
 def signal_at_operation(hits: Path, within: str, number: int, signals: list[int]) -> None:
     """Signals to the process itself just before the operation."""
 
@@ -222,8 +240,9 @@ def move_clock(hits: Path, step: int, seconds: float) -> None:
     _before_step(step, jump)
 
 
-def spoil_loss(hits: Path, step: int, factor: float) -> None:
-    """The loss of a step's first micro-batch is multiplied by a factor (NaN, infinity, or very large)."""
+def spoil_loss(hits: Path, step: int, factor: float, steps: int = 1) -> None:
+    """The loss of a step's first micro-batch is multiplied by a factor (NaN, infinity, or very large), in one step or
+    in several in a row."""
     import dataclasses
 
     from lumina.engine.torch_engine import TorchEngine
@@ -234,7 +253,7 @@ def spoil_loss(hits: Path, step: int, factor: float) -> None:
 
     def train_step(self: TorchEngine, number: int, *rest: Any) -> Any:
         nonlocal due
-        due = number == step
+        due = step <= number < step + steps
         return whole(self, number, *rest)
 
     def spoiled(self: Transformer, *batch: Any, **more: Any) -> Any:
@@ -248,6 +267,37 @@ def spoil_loss(hits: Path, step: int, factor: float) -> None:
 
     TorchEngine.train_step = train_step  # type: ignore[method-assign]
     Transformer.forward = spoiled  # type: ignore[method-assign]
+
+
+# The orchestrator
+
+
+def propose_at_check(hits: Path, step: int, proposals: list[list[Any]]) -> None:
+    """The check after a step finds these as well: [method, arguments, [[method, arguments] that follow]]."""
+    import dataclasses
+    import uuid
+
+    from lumina.orchestrator import Orchestrator, Proposal
+    from lumina.orchestrator.types import Act
+
+    whole = Orchestrator.check
+
+    def check(self: Orchestrator, number: int, *rest: Any) -> Any:
+        result = whole(self, number, *rest)
+        if number != step:
+            return result
+        _hit(hits, step=step)
+        more = [
+            Proposal(
+                id=uuid.uuid5(uuid.NAMESPACE_URL, f"{step} {method}").hex, step=step, method=method, args=args,
+                cause=f"injected {method}", evidence={}, confidence=1.0, expires_step=step + 10,
+                then=tuple(Act(*act) for act in then),
+            )
+            for method, args, then in proposals
+        ]  # fmt: skip
+        return dataclasses.replace(result, proposals=(*result.proposals, *more))
+
+    Orchestrator.check = check  # type: ignore[method-assign]
 
 
 # The metrics database

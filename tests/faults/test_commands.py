@@ -133,6 +133,76 @@ def test_killed_while_applying(lab: Lab, tally: Tally, prepared: RunPaths, metho
         assert not list(paths.inbox.glob("*.json"))
 
 
+# Killed between a decision and what it does
+
+PROPOSED = [
+    ["adjust_routing_temperature", {"temperature": 1.5}, []],
+    ["prune_expert", {"layer_idx": 0, "expert_idx": 1}, [["add_expert", {"layer_idx": 1}]]],
+]
+SHORT: dict[str, Any] = {"check_interval": 4, "autonomy": "auto"}
+ALONE: dict[str, tuple[dict[str, Any], list[Injection]]] = {
+    "a collapsed router": (
+        {**COLLAPSE, "training.max_steps": 34, "save_every_n_batches": 5, "autonomy": "auto"},
+        [],
+    ),
+    "no finite loss": (
+        {**SHORT, "training.max_steps": 22},
+        [("spoil_loss", {"step": 11, "steps": 11, "factor": math.nan})],
+    ),
+    "two findings": (SHORT, [("propose_at_check", {"step": 8, "proposals": PROPOSED})]),
+}
+
+
+DECIDING = ["proposal", "decision", "applied", "segment", "effect"]
+
+
+def decisions(paths: RunPaths) -> list[tuple[Any, ...]]:
+    """Everything that was proposed, decided or made, in order, and after which step."""
+    found: list[tuple[Any, ...]] = []
+    about: dict[str | None, str] = {}
+    for entry in read_entries(paths):
+        doc = entry.doc.get("receipt") or entry.doc
+        if entry.type == "proposal":
+            about[entry.id] = f"{doc['method']} {doc['args']} for {doc['cause']}"
+            found.append((entry.step, about[entry.id]))
+        elif entry.type == "decision":
+            found.append((entry.step, about[doc["proposal"]], doc["decision"], doc["why"]))
+        elif entry.type == "applied" or entry.doc.get("receipt"):
+            found.append((entry.step, about[doc["proposal"]], doc["method"], doc["before"], doc["after"]))
+    return found
+
+
+def places(paths: RunPaths) -> list[int]:
+    """Which of the lines that decide something are behind the first proposal."""
+    types = [entry.type for entry in read_entries(paths) if entry.type in DECIDING]
+    return list(range(types.index("proposal") + 1, len(types) + 1))
+
+
+@row(
+    "kill -9 between a decision and its acts",
+    injected="SIGKILL behind each line that a decision of the orchestrator makes, in a run that acts alone: one act, "
+    "a rewind and another act, two proposals at once with a checkpoint between their acts",
+    expected="the resume carries out what was decided, once and after the same step; same bits, series and decisions",
+)
+@pytest.mark.parametrize("found", sorted(ALONE))
+def test_killed_between_a_decision_and_its_acts(lab: Lab, tally: Tally, found: str) -> None:
+    changes, inject = ALONE[found]
+    paths = lab.create(**changes)
+    assert lab.live(paths, *inject).code == 0, log_of(paths)
+    expected, decided, numbers = outcome(paths), decisions(paths), places(paths)
+    assert applied(paths)
+    chance = random.Random(f"{SEED} {found}")
+    chosen = {numbers[0], *chance.sample(numbers, min(len(numbers), often(2, 100)))}
+    for number in sorted(chosen):
+        paths = lab.create(**changes)
+        life = lab.live(paths, *inject, ("kill_after_line", {"number": number, "types": DECIDING}))
+        assert life.code == -9
+        tally.tried()
+        assert lab.live(paths, *inject).code == 0, log_of(paths)
+        assert decisions(paths) == decided, number
+        assert_same(outcome(paths), expected)
+
+
 # Once, in order, in time
 
 
