@@ -25,6 +25,10 @@ def memory_for(sequences: int, engine: Any, phase: str = "forward", error: Excep
     """Micro-batches of more sequences fail in `phase`; yields the sizes of those that did."""
     assert isinstance(engine, TorchEngine)
     failed: list[int] = []
+    if phase == "validation":
+        with _validation_for(sequences, engine, error, failed):
+            yield failed
+        return
     newest = [0]
     forward, method = engine._forward, PHASES[phase]
     real = getattr(engine, method)
@@ -53,3 +57,21 @@ def memory_for(sequences: int, engine: Any, phase: str = "forward", error: Excep
         del engine._forward  # type: ignore[method-assign]
         if method != "_forward":
             delattr(engine, method)
+
+
+@contextmanager
+def _validation_for(sequences: int, engine: TorchEngine, error: Exception, failed: list[int]) -> Iterator[None]:
+    model = engine.model
+    forward = model.forward
+
+    def checked(tokens: Any, *rest: Any) -> Any:
+        if not model.training and len(tokens) > sequences:
+            failed.append(len(tokens))
+            raise error
+        return forward(tokens, *rest)
+
+    model.forward = checked  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.forward

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from lumina.checkpoint import CanonicalState
 
+VALIDATION = "validation"  # the phase of an `OutOfMemory` that no step of training met
+
 
 @dataclass(frozen=True)
 class MicroBatch:

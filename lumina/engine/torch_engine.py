@@ -7,8 +7,8 @@ It knows no run, no schedule and no journal; the learning rate is handed to it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lumina.checkpoint import CanonicalState
 from lumina.config import Config
 from lumina.engine.api import (
+    VALIDATION,
     EngineDescription,
     EvalStats,
     LayerExperts,
@@ -48,6 +49,8 @@ MOE_KNOBS = ("routing_temperature", "capacity_factor", "load_balancing_weight", 
 MOD_KNOBS = ("mod_capacity_factor", "mod_routing_temperature", "mod_warmup_steps", "mod_anneal_steps")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 SEED_STRIDE = 1_000_003
+
+Stats = TypeVar("Stats", StepStats, EvalStats)
 
 
 class TorchEngine:
@@ -106,8 +109,12 @@ class TorchEngine:
 
         It happens wholly or not at all: when memory runs out, the gradients are dropped and nothing has changed.
         """
+        return self._in_memory(lambda: self._train_step(step, microbatches, learning_rate))
+
+    def _in_memory(self, work: Callable[[], Stats]) -> Stats:
+        """What `work` returns. Raises `OutOfMemory` where it does not fit; what it took is free again then."""
         try:
-            return self._train_step(step, microbatches, learning_rate)
+            return work()
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -209,9 +216,16 @@ class TorchEngine:
                     yield weight.data[expert]
                     yield from (state[moment][expert] for moment in MOMENTS if moment in state)
 
-    @torch.no_grad()
     def eval_step(self, batch: MicroBatch) -> EvalStats:
-        """Loss sums with causal sampling, and with MoD's top-k choice beside it; nothing is changed."""
+        """Loss sums with causal sampling, and with MoD's top-k choice beside it; nothing is changed.
+
+        Raises `OutOfMemory`, too.
+        """
+        self._phase = VALIDATION
+        return self._in_memory(lambda: self._eval_step(batch))
+
+    @torch.no_grad()
+    def _eval_step(self, batch: MicroBatch) -> EvalStats:
         self.model.eval()
         sums = []
         for by_topk in (False, True) if self.config.mod_layers else (False,):

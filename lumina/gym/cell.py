@@ -146,7 +146,7 @@ def _train(trainer: Trainer, method: Method, steps: int) -> tuple[str, list[list
 
 
 def _final(session: Session) -> float | None:
-    figures = evaluate(session.engine, session.validation, session.validation_sequences, session.batch_size)
+    figures = evaluate(session.engine, session.validation, session.validation_sequences, session.validation_batch_size)
     return _finite(figures.get("val_loss", math.nan))
 
 

@@ -174,6 +174,9 @@ def describe(entry: Entry) -> tuple[str, str, str] | None:
 
 def _describe_split(entry: Entry) -> str:
     phase, after = entry.doc.get("phase"), entry.doc.get("after") or {}
+    if "validation_batch_size" in after:
+        size = after["validation_batch_size"]
+        return f"Out of memory in the validation of step {entry.step}: by {size} sequences from now on, the same ones"
     told = f"Out of memory in step {entry.step + 1}" + (f", in {phase}" if phase else "")
     if "batch_size" not in after:
         return f"{told}: the micro-batch was split"

@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lumina.engine.api import VALIDATION
 from lumina.orchestrator import Attempt
 from lumina.orchestrator.calibration import Record
 from lumina.store.journal import Entry
 
 CHANGES_THE_MODEL = frozenset({"intervene", "approve", "undo"})
-DECISIONS = frozenset({"proposal", "decision", "applied", "refused", "oom_split", "end"})
 
 
 def answered(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
@@ -146,8 +146,8 @@ class Replay:
         # By step: what a process decided while it repeated others' decisions lies behind those in the journal.
         later.sort(key=lambda entry: entry.step)
         until = max((entry.step for entry in later), default=step)
-        newest = [entry for entry in later if entry.step == until and entry.type in DECISIONS]
-        return cls(later, until, until if newest and all(_is_opinion(entry) for entry in newest) else None)
+        checked = all(_comes_with_the_check(entry) for entry in later if entry.step == until)
+        return cls(later, until, until if checked and later else None)
 
     def due(self, step: int) -> list[Entry]:
         """Takes out the entries of all steps up to `step`."""
@@ -170,10 +170,13 @@ class Replay:
         return step < self.until or bool(self.entries)
 
 
-def _is_opinion(entry: Entry) -> bool:
-    """Whether it is the orchestrator's, and changed nothing. A check journals all of those before its first act."""
+def _comes_with_the_check(entry: Entry) -> bool:
+    """Whether it was journalled before, or by, the orchestrator's check after the same step; a check journals all that
+    it decides before its first act."""
+    if entry.type == "oom_split":
+        return bool(entry.doc.get("phase") == VALIDATION)
     alone = (entry.doc.get("author") or {}).get("via") == "auto"
-    return entry.type == "proposal" or (entry.type == "decision" and alone)
+    return entry.type in ("batch_skipped", "proposal") or (entry.type == "decision" and alone)
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ class Loop:
         """Validates now; the losses go into the store and into the state."""
         session, state = self.session, self.session.state
         session.writer.meta("phase", "validating")
-        figures = evaluate(session.engine, session.validation, session.validation_sequences, session.batch_size)
+        figures = self._evaluate()
         session.writer.meta("phase", None)
         if not figures:
             return {}
@@ -179,6 +179,21 @@ class Loop:
             state.best_val_loss = state.val_loss
         log.info("step %d validation loss %.4f", state.step, state.val_loss)
         return figures
+
+    def _evaluate(self) -> dict[str, float]:
+        """The figures of a validation, cut ever finer until it fits; begun anew then, so that its sums are those of
+        one size."""
+        session = self.session
+        splitting.repeat_before_validation(session)
+        while True:
+            size = session.validation_batch_size
+            try:
+                return evaluate(session.engine, session.validation, session.validation_sequences, size)
+            except OutOfMemory as error:
+                session.mid_step = True  # without its validation, the step is not one to resume from
+                splitting.split_validation(session, error)
+            self.saver.changes += 1
+            session.mid_step = False
 
     def _skipped(self, samples: int, ids: NDArray[np.int64]) -> None:
         session, state = self.session, self.session.state

@@ -80,6 +80,12 @@ class Session:
         return self.state.batch_size or self.config.training.batch_size
 
     @property
+    def validation_batch_size(self) -> int:
+        """Sequences that are validated at once."""
+        most = min(self.batch_size, self.validation_sequences)
+        return max(1, min(most, self.state.validation_batch_size or most))
+
+    @property
     def accumulation(self) -> int:
         """Micro-batches of the next step; with any micro-batch size a step has as many sequences as planned."""
         return self.plan.sequences_per_step // self.batch_size

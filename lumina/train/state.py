@@ -16,6 +16,7 @@ class TrainState:
     """Counters and live values of the loop. `step` is the last attempted step, `position` the sequences consumed;
     `batch_size` and `autonomy` are None while they are the configuration's; `skipped` has the ranges of sequences
     [first, stop) that no step takes; `lengths` the changes of the run's length, as `Plan.last_step` wants them;
+    `validation_batch_size` is what memory holds at most in validation, None while nothing is known against the step's;
     `difficulty_sampling` is None while it is the configuration's; `val_step` is the step of the newest validation."""
 
     step: int = 0
@@ -23,6 +24,7 @@ class TrainState:
     tokens: int = 0
     lr_scale: float = 1.0
     batch_size: int | None = None
+    validation_batch_size: int | None = None
     autonomy: str | None = None
     skipped: list[list[int]] = field(default_factory=list)
     lengths: list[list[int]] = field(default_factory=list)

@@ -103,7 +103,7 @@ class Trainer:
         reason = self._steering.stopping or session.orchestrator.ended or session.plan.reason
         self._saver.settle()
         if session.mid_step:
-            state, reason = "failed", f"step {session.state.step + 1} was cut off; a resume repeats it"
+            state, reason = "failed", f"cut off after step {session.state.step}; a resume repeats what came after"
         elif self._outcome == "running":
             self._saver.save("final")
         end_session(session, self._steering, state, reason)

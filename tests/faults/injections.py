@@ -376,7 +376,8 @@ def watch_inbox(hits: Path) -> None:
 
 
 def limit_memory(hits: Path, step: int, sequences: int, phase: str) -> None:
-    """From a step on, a larger micro-batch runs out of memory in forward, backward or the optimizer's step."""
+    """From a step on, a larger micro-batch runs out of memory in forward, backward, the optimizer's step or in
+    validation."""
     import torch
 
     from lumina.engine.optimizer import AdamW
@@ -397,9 +398,8 @@ def limit_memory(hits: Path, step: int, sequences: int, phase: str) -> None:
         return train_step(self, number, *rest)
 
     def forwarded(self: Any, tokens: Any, *rest: Any, **more: Any) -> Any:
-        if self.training:
-            now["sequences"] = len(tokens)
-            check("forward")
+        now["sequences"] = len(tokens)
+        check("forward" if self.training else "validation")
         return forward(self, tokens, *rest, **more)
 
     def went_back(self: Any, *rest: Any, **more: Any) -> Any:

@@ -104,6 +104,34 @@ def test_out_of_memory(lab: Lab, tally: Tally, phase: str) -> None:
 
 
 @row(
+    "out of memory in validation",
+    injected="OutOfMemoryError for a validation of more than one sequence at once, from a seeded step on",
+    expected="begun anew in halves over the same sequences, and journalled; killed and resumed, the same bits",
+)
+def test_out_of_memory_in_validation(lab: Lab, tally: Tally) -> None:
+    chance = random.Random(SEED)
+    changes = {"eval_interval": 4, "eval_sequences": 4}
+    for _ in range(often(1, 8)):
+        step = chance.randint(2, STEPS - 6)
+        limit = ("limit_memory", {"step": step, "sequences": 1, "phase": "validation"})
+        paths = lab.create(**changes)
+        life = lab.live(paths, limit)
+        assert life.code == 0, log_of(paths)
+        first = -(-step // 4) * 4
+        assert [hit["step"] for hit in life.hits] == [first], "never tried so large again"
+        tally.tried()
+        splits = [entry for entry in read_entries(paths) if entry.type == "oom_split"]
+        assert [(entry.step, entry.doc["after"]) for entry in splits] == [(first, {"validation_batch_size": 1})]
+        found, plain = outcome(paths), lab.undisturbed(**changes)
+        assert found.series["loss"] == plain.series["loss"], "training is not touched"
+        assert found.series["val_loss"]["step"] == plain.series["val_loss"]["step"]
+        assert found.series["val_loss"]["value"] == pytest.approx(plain.series["val_loss"]["value"], rel=1e-5)
+        again = lab.create(**changes)
+        assert lab.live(again, limit, ("kill_in_step", {"step": first + 2, "call": 5})).code == -9
+        assert_same(lab.finish(again), found)
+
+
+@row(
     "out of memory at batch size 1",
     injected="OutOfMemoryError for every micro-batch, from a seeded step on",
     expected="stops with advice and never loops; resumed with more memory, it ends",

@@ -111,6 +111,65 @@ def test_one_sequence_too_many_stops_with_advice_and_never_loops(tmp_path: Path)
         again.train(until=3)
 
 
+SIX_HELD_OUT = {**SIX, "eval_interval": 2, "eval_sequences": 6}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_a_validation_is_repeated_in_halves(tmp_path: Path, kind: str) -> None:
+    with small_trainer(tmp_path, "roomy", **SIX_HELD_OUT) as roomy:
+        roomy.train(until=4)
+        wanted = roomy._session.state.val_loss
+    with small_trainer(tmp_path, **SIX_HELD_OUT) as trainer:
+        with memory_for(2, trainer._session.engine, "validation", ERRORS[kind]) as failed:
+            trainer.train(until=5)
+        assert failed == [6, 3], "and from then on no larger than it fits"
+        assert [(split.step, split.doc["after"]) for split in splits(trainer)] == [
+            (2, {"validation_batch_size": 3}),
+            (2, {"validation_batch_size": 1}),
+        ]
+        assert trainer._session.state.val_loss == pytest.approx(wanted, rel=1e-6), "the mean over the same tokens"
+        assert hparams(trainer)["batch_size"] == 6, "training is not what did not fit"
+        told = [event["message"] for event in lumina.Run(trainer._session.paths).events() if event["kind"] == "memory"]
+        assert any("Out of memory in the validation of step 2: by 1 sequences from now on" in line for line in told)
+
+
+def test_after_a_kill_a_validation_is_split_where_it_was(tmp_path: Path) -> None:
+    """Sums of other sizes are rounded in another way: the bits of the best loss depend on it."""
+    trainer = small_trainer(tmp_path, save_every_n_batches=3, **SIX_HELD_OUT)
+    trainer.train(until=3)
+    trainer._saver.settle()
+    with memory_for(2, trainer._session.engine, "validation"):
+        trainer.train(until=5)
+    wanted = bits(trainer)
+    paths = killed(trainer)
+    series = figures(paths)
+    for newest in paths.checkpoints.glob("checkpoint_step_[45]*"):
+        (newest / "manifest.json").unlink()
+    with lumina.Trainer.open(paths, resume="latest") as again:
+        assert again.step == 3
+        again.train(until=5)
+        assert bits(again) == wanted
+        again._session.writer.flush(10.0)
+        assert {name: values for name, values in figures(paths).items() if name in series} == series
+        assert len([entry for entry in read_entries(paths) if entry.type == "oom_split"]) == 2
+
+
+def test_a_validation_of_one_sequence_too_many_stops_with_advice(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, **SIX_HELD_OUT)
+    with memory_for(0, trainer._session.engine, "validation") as failed:
+        with pytest.raises(Refusal, match=r"step 2: out of memory in validation.*one sequence already") as stopped:
+            trainer.train()
+        assert failed == [6, 3, 1]
+    assert "gradient_checkpointing" not in stopped.value.message, "there are no gradients to save"
+    trainer.close()
+    paths = trainer._session.paths
+    assert lumina.Run(paths).status()["state"] == "failed"
+    assert not list(paths.checkpoints.glob("checkpoint_step_2*")), "its validation would be missing for ever"
+    with lumina.Trainer.open(paths, resume="latest") as again:
+        again.train(until=3)
+        assert again._session.state.val_step == 2
+
+
 def test_a_failed_update_has_changed_nothing(tmp_path: Path) -> None:
     with small_trainer(tmp_path) as trainer:
         engine = trainer._session.engine
