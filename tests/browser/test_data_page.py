@@ -84,3 +84,31 @@ def test_it_fits_a_narrow_screen_and_both_schemes(
     page.click(".lm-brand nav a >> text=Runs")
     page.wait_for_selector("#lm-run, .lm-hero")
     assert "/data" not in page.url
+
+
+def test_of_a_large_folder_the_files_in_trouble_are_shown_first_and_the_rest_is_counted(
+    open_page: Callable[..., Any], dashboard: Server, tmp_path: Path
+) -> None:
+    for number in range(130):
+        bad = "{oops\n" if number >= 100 else ""
+        (tmp_path / f"part-{number:03d}.jsonl").write_text('{"text": "a few words of it"}\n' * 3 + bad)
+    page = check(open_page, dashboard, str(tmp_path))
+    names = page.locator(".lm-table tbody b").all_inner_texts()
+    assert len(names) == 100
+    assert names[:31] == [f"part-{number:03d}.jsonl" for number in (*range(100, 130), 0)]
+    report = page.inner_text(".lm-data-report")
+    assert "and 30 more files;" in report
+    assert "and 10 more files with something rejected;" in report
+    assert page.locator(".lm-issues").count() == 20
+
+
+def test_what_is_typed_while_the_page_still_loads_stays(open_page: Callable[..., Any], dashboard: Server) -> None:
+    page = open_page(dashboard.url.replace("/?", "/data/?"))
+    page.wait_for_selector(".lm-data-form", timeout=120_000)
+    page.route("**/lumina/runs*", lambda route: (page.wait_for_timeout(500), route.continue_()))
+    page.reload()
+    page.wait_for_selector(".lm-data-form")
+    with page.expect_response("**/lumina/runs*"):
+        page.fill("textarea[name=paths]", "corpus/")
+    page.wait_for_timeout(100)
+    assert page.input_value("textarea[name=paths]") == "corpus/"

@@ -79,7 +79,8 @@ class Page {
     const names = html`<option value="">none</option>${runs.map((run) => html`<option>${run.name}</option>`)}`;
     put(this.form.elements.run, names);
     this.form.elements.run.value = address.get("run") ?? "";
-    this.form.elements.paths.value = address.getAll("path").join("\n");
+    // The person may have begun to type meanwhile.
+    if (address.has("path")) this.form.elements.paths.value = address.getAll("path").join("\n");
     if (address.has("run") || address.has("path")) this.check();
   }
 

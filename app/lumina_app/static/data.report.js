@@ -4,7 +4,9 @@ import { compact, integer, number, percent } from "/lumina/static/format.js";
 import { html } from "/lumina/static/html.js";
 
 const SHOWN_TOKENS = 700;
-const SHOWN_ISSUES = 100;
+const SHOWN_ISSUES = 100; // of a file
+const SHOWN_FILES = 100;
+const SHOWN_PROBLEMS = 20; // files with a card of their own
 const SHOWN_SAMPLES = 12;
 
 function figure(label, value, note = null, kind = "") {
@@ -50,14 +52,27 @@ function row(file) {
     ${cells.map((cell) => html`<td>${cell}</td>`)}</tr>`;
 }
 
+/** The files, those in trouble first where there are too many to show. */
+function pick(files) {
+  if (files.length <= SHOWN_FILES) return files;
+  const trouble = (file) => (file.usable ? 0 : 2) + (file.invalid + file.low_quality > 0 ? 1 : 0);
+  return [...files].sort((one, other) => trouble(other) - trouble(one)).slice(0, SHOWN_FILES);
+}
+
+function rest(count, what) {
+  return count > 0 && html`<p class="lm-quiet">and ${integer(count)} more${what && ` ${what}`}; <code>lumina data check</code> lists all of them</p>`;
+}
+
 const nameOf = (path) => path.split("/").filter(Boolean).pop() ?? path;
 
 function table(document) {
+  const shown = pick(document.files);
   const about = document.tokenizer?.name ? `tokens: ${document.tokenizer.name}` : "no tokens counted";
   return html`<section class="lm-card"><header><h2>Files</h2><small>${about}</small></header>
     <div class="lm-scroll" tabindex="0" role="region" aria-label="Statistics of every file"><table class="lm-table">
       <thead><tr><th scope="col">File</th>${COLUMNS.map((name) => html`<th scope="col">${name}</th>`)}</tr></thead>
-      <tbody>${document.files.map(row)}</tbody></table></div></section>`;
+      <tbody>${shown.map(row)}</tbody></table></div>
+    ${rest(document.files.length - shown.length, "files")}</section>`;
 }
 
 /** A bar for each bucket, all files together. */
@@ -97,14 +112,20 @@ function quality(document) {
     ${rows.map(([name, count]) => bar(name.replaceAll("_", " "), count, rows[0][1]))}</section>`;
 }
 
+/** A card for each file with something rejected. */
+function problems(document) {
+  const files = document.files.filter((file) => file.error || file.issues.length);
+  const more = rest(files.length - SHOWN_PROBLEMS, "files with something rejected");
+  return html`${files.slice(0, SHOWN_PROBLEMS).map(issues)}${more && html`<section class="lm-card">${more}</section>`}`;
+}
+
 function issues(file) {
-  const shown = file.issues.slice(0, SHOWN_ISSUES);
-  const more = file.issues.length - shown.length + file.issues_not_listed;
-  if (!shown.length && !file.error) return null;
+  const listed = file.issues.filter(({ line, reason }) => line || reason !== file.error);
+  const shown = listed.slice(0, SHOWN_ISSUES);
   return html`<section class="lm-card lm-issues"><header><h2>${nameOf(file.path)}</h2><small title="${file.path}">${file.path}</small></header>
     ${file.error && html`<p class="lm-error" role="alert">${file.error}</p>`}
     ${shown.length > 0 && html`<ol>${shown.map(({ line, reason }) => html`<li><span>${line ? `line ${integer(line)}` : "file"}</span><p>${reason}</p></li>`)}</ol>`}
-    ${more > 0 && html`<p class="lm-quiet">and ${integer(more)} more; <code>lumina data check</code> lists all of them</p>`}</section>`;
+    ${rest(listed.length - shown.length + file.issues_not_listed, "")}</section>`;
 }
 
 function samples(document) {
@@ -116,15 +137,15 @@ function samples(document) {
     ${shown.slice(0, SHOWN_SAMPLES).map(sample)}</section>`;
 }
 
-function sample({ path, line, form, quality: score, tokens, loss, special, tokens_not_shown: rest }) {
+function sample({ path, line, form, quality: score, tokens, loss, special, tokens_not_shown: left }) {
   const on = loss.reduce((sum, flag) => sum + flag, 0);
   const spans = tokens.slice(0, SHOWN_TOKENS).map((text, index) => {
     const kind = `lm-t${loss[index] ? " lm-on" : ""}${special[index] ? " lm-special" : ""}`;
     return html`<span class="${kind}">${visible(text)}</span>`;
   });
-  const more = tokens.length - spans.length + rest;
+  const more = tokens.length - spans.length + left;
   return html`<article><p class="lm-quiet">${nameOf(path)}, line ${integer(line)} · ${form} · quality ${number(score, 2)} ·
-    ${integer(on)} of ${integer(tokens.length)} tokens carry loss</p>
+    ${integer(on)} of ${left ? "the first " : ""}${integer(tokens.length)} tokens carry loss</p>
     <p class="lm-tokens">${spans}${more > 0 && html`<em>and ${integer(more)} more tokens</em>`}</p></article>`;
 }
 
@@ -138,6 +159,6 @@ export function report(document) {
     ${document.error && html`<p class="lm-notice" data-kind="bad" role="alert">${document.error.message}</p>`}
     ${table(document)}
     <div class="lm-cards">${lengths(document)}${roles(document)}${quality(document)}</div>
-    ${document.files.map(issues)}
+    ${problems(document)}
     ${samples(document)}`;
 }
