@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lumina.checkpoint.retention import Keep, prune, write_overview
+from lumina.checkpoint.retention import Keep, prune, prune_set_aside, write_overview
 from lumina.checkpoint.save import discard, publish, write_files
 from lumina.checkpoint.snapshot import Snapshot
 
@@ -79,6 +79,7 @@ class Writing:
         keep = dataclasses.replace(self._keep, pinned=self._pinned())
         try:
             prune(self._root, keep, self.path)
+            prune_set_aside(self._root, keep.pinned)
             write_overview(self._root, keep.pinned)
         except OSError as error:
             self.untidied = f"{self._root} could not be tidied: {error}"

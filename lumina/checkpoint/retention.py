@@ -17,6 +17,7 @@ from lumina.store import atomic
 log = logging.getLogger(__name__)
 
 OVERVIEW = "metadata.json"
+SET_ASIDE = 3  # checkpoints that stay of all branches that were left, and as many damaged ones
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,22 @@ def prune(root: Path, keep: Keep, newest: Path | None = None) -> list[Path]:
     for path in removed:
         atomic.remove_tree(path)
     return removed
+
+
+def prune_set_aside(root: Path, pinned: Iterable[str] = ()) -> None:
+    """Deletes what lies in `abandoned/` and `damaged/`, but for the newest few of each and those that are pinned.
+
+    Nothing goes back there: it is for people who want to look at it. A replay has its hashes from the journal.
+    """
+    held = set(pinned)
+    for pattern in ("abandoned/*/checkpoint_*", "damaged/checkpoint_*"):
+        found = sorted(root.glob(pattern), key=lambda folder: (folder.stat().st_mtime_ns, folder.name))
+        for folder in found[:-SET_ASIDE]:
+            if folder.name not in held:
+                atomic.remove_tree(folder)
+    for branch in root.glob("abandoned/*"):
+        if not any(branch.iterdir()):
+            atomic.remove_tree(branch)
 
 
 def refresh_overview(root: Path, pinned: Iterable[str] = ()) -> None:

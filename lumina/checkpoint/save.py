@@ -95,6 +95,8 @@ def free_name(root: Path, step: int) -> Path:
 
 
 def sweep(root: Path) -> None:
-    """Clears away what killed saves left; only for the holder of the run's lock, before the first save."""
+    """Clears away what killed saves and removals left; only for the holder of the run's lock, before the first save."""
+    for folder in (root, root / "damaged", root / "abandoned", *root.glob("abandoned/*")):
+        atomic.sweep(folder)
     for folder in root.glob(f"{WRITING}*"):
         atomic.remove_tree(folder)

@@ -63,7 +63,7 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
     inbox = Inbox(paths)
     dataset = prepare(config, progress=Progress(writer, interrupts, inbox))
     engine = TorchEngine(config, dataset.vocab_size, hardware, precision)
-    for folder in (paths.root, paths.done, paths.checkpoints):
+    for folder in (paths.root, paths.done):
         atomic.sweep(folder)
     sweep(paths.checkpoints)
     journal = Journal.open(paths)

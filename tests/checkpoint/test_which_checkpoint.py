@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from small_states import flip, saved
 
 from lumina.checkpoint import list_checkpoints, load_checkpoint
 from lumina.checkpoint.load import set_aside
-from lumina.checkpoint.retention import Keep, prune, write_overview
+from lumina.checkpoint.retention import Keep, prune, prune_set_aside, write_overview
+from lumina.checkpoint.save import sweep
 from lumina.store.errors import Refusal
 
 
@@ -103,6 +105,44 @@ def test_the_one_just_written_stays_whatever_else_lies_there(tmp_path: Path) -> 
     saved(tmp_path, 9)
     prune(tmp_path, Keep(best=1), newest)
     assert steps(tmp_path) == [3, 9]
+
+
+def age(folder: Path, seconds: int) -> None:
+    """As if the folder had been written at that time."""
+    os.utime(folder, (seconds, seconds))
+
+
+def test_of_what_was_set_aside_the_newest_three_stay(tmp_path: Path) -> None:
+    for number in range(5):
+        branch, damaged = tmp_path / "abandoned" / f"branch{number // 2}", tmp_path / "damaged"
+        for place in (branch, damaged):
+            place.mkdir(parents=True, exist_ok=True)
+            age(saved(place, 9 - number), 1000 + number)
+    prune_set_aside(tmp_path)
+    left = sorted(folder.relative_to(tmp_path).as_posix() for folder in tmp_path.glob("*/**/checkpoint_*"))
+    assert left == [
+        "abandoned/branch1/checkpoint_step_6",
+        "abandoned/branch1/checkpoint_step_7",
+        "abandoned/branch2/checkpoint_step_5",
+        *(f"damaged/checkpoint_step_{step}" for step in (5, 6, 7)),
+    ]
+    assert not (tmp_path / "abandoned" / "branch0").exists(), "no empty folder stays behind"
+
+
+def test_what_somebody_forks_from_stays_on_a_branch_that_was_left(tmp_path: Path) -> None:
+    branch = tmp_path / "abandoned" / "branch"
+    branch.mkdir(parents=True)
+    for step in range(1, 6):
+        age(saved(branch, step), 1000 + step)
+    prune_set_aside(tmp_path, ["checkpoint_step_1"])
+    assert steps(branch) == [1, 3, 4, 5]
+
+
+def test_a_removal_that_was_cut_off_is_ended_at_the_next_start(tmp_path: Path) -> None:
+    left = tmp_path / "abandoned" / "branch" / ".0123.removed"
+    left.mkdir(parents=True)
+    sweep(tmp_path)
+    assert not left.exists()
 
 
 def test_the_overview_is_made_from_the_manifests_and_never_read(tmp_path: Path) -> None:

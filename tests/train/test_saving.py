@@ -196,3 +196,15 @@ def test_a_rewind_lets_what_is_in_flight_land_first(tmp_path: Path) -> None:
         trainer.train(until=4)
         trainer._saver.settle()
         assert names(trainer) == ["checkpoint_step_2", "checkpoint_step_4"]
+
+
+def test_going_back_again_and_again_does_not_fill_the_disk(tmp_path: Path) -> None:
+    with small_trainer(tmp_path, save_every_n_batches=1, **{"checkpoint.save_total_limit": 4}) as trainer:
+        trainer.train(until=3)
+        for _ in range(4):
+            trainer.rollback_steps(2)
+            trainer.train(until=3)
+        trainer._saver.settle()
+        checkpoints = trainer._session.paths.checkpoints
+        assert len(list(checkpoints.glob("abandoned/*/checkpoint_*"))) == 3
+        assert names(trainer)[-1].startswith("checkpoint_step_3")
