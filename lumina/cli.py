@@ -22,6 +22,7 @@ from lumina._cli import (
     rehearse,
     replay,
     train,
+    verify,
     watch,
 )  # fmt: skip
 from lumina._cli.parsing import Commands, Parser, UsageError, parse
@@ -46,7 +47,7 @@ def build_parser() -> tuple[Parser, Commands]:
     parser = Parser(prog="lumina", description=ABOUT, epilog=EXAMPLES)
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = Commands(parser)
-    for family in (train, control, watch, query, queue, rehearse, replay, calibration, data, plan, gym, doctor):
+    for family in (train, control, watch, query, queue, rehearse, replay, verify, calibration, data, plan, gym, doctor):
         family.register(commands)
     return parser, commands
 

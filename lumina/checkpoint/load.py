@@ -111,6 +111,9 @@ def read_state(folder: Path, manifest: Manifest, *, deep: bool = False) -> Canon
     """
     with ThreadPoolExecutor(len(TABLES), "lumina-load") as pool:
         reading = {name: pool.submit(_read_file, folder, name, manifest) for name in TABLES}
+        damaged = [error for result in reading.values() if isinstance(error := result.exception(), Damaged)]
+        if len(damaged) > 1:
+            raise Damaged("; ".join(str(error) for error in damaged))
         files = {name: result.result() for name, result in reading.items()}
     document = _read_document(folder, manifest)
     state = state_from({name: file.tensors for name, file in files.items()}, document["adam_step"], document["meta"])
@@ -128,7 +131,8 @@ def verify(root: Path) -> list[Attempt]:
         try:
             read_state(folder, manifest, deep=True)
         except (Damaged, OSError) as error:
-            results.append(Attempt(folder.name, False, str(error)))
+            if read_manifest(folder) is not None:  # else the run's trainer has deleted it meanwhile
+                results.append(Attempt(folder.name, False, str(error)))
         else:
             results.append(Attempt(folder.name, True, f"intact ({manifest.reason}, step {manifest.step})"))
     return results

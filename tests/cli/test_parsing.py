@@ -13,6 +13,7 @@ from lumina.cli import build_parser, main
 COMMANDS = (
     *("train", "resume", "pause", "unpause", "stop", "checkpoint", "watch", "runs", "status", "presets"),
     *("interventions", "doctor", "proposals", "approve", "reject", "intervene", "metrics", "data", "plan"),
+    *("undo", "rehearse", "replay", "forget", "verify"),
 )
 Capture = pytest.CaptureFixture[str]
 
