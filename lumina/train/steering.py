@@ -381,10 +381,13 @@ class Steering:
 
     def _repeat(self) -> None:
         """Re-applies journalled decisions at the steps where they were made, under their old ids."""
-        for entry in self.session.replay.due(self.session.state.step):
+        due = self.session.replay.due(self.session.state.step)
+        for entry in due:
             self.session.ledger.fold(entry)
             self.session.past.fold(entry)
             self._repeat_one(entry)
+        if due:
+            self.session.tell_live()
 
     def _take_up(self) -> None:
         """Goes on with what was decided and not made when the journal broke off."""

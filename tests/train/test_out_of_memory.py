@@ -91,6 +91,7 @@ def test_after_a_kill_the_split_is_repeated(tmp_path: Path) -> None:
         assert again.step == 2
         again.train(until=5)
         assert bits(again) == wanted
+        assert hparams(again)["batch_size"] == 3, "and people see it"
         assert len([entry for entry in read_entries(paths) if entry.type == "oom_split"]) == 1
         again._session.writer.flush(10.0)
         assert {name: values for name, values in figures(paths).items() if name in series} == series

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "interventions"))
+from small_memory import PHASES, memory_for
 from small_trainer import applied, small_trainer
 
 import lumina
@@ -91,6 +92,47 @@ def test_every_checkpoint_of_a_steered_run_is_met_again(steered: RunPaths) -> No
     )
     assert mine.equals(theirs)
     assert [mark["id"] for mark in views.marks(child)] == [mark["id"] for mark in views.marks(steered)]
+
+
+@pytest.mark.parametrize("phase", [*PHASES, "validation"])
+def test_a_run_that_ran_out_of_memory_is_met_again(tmp_path: Path, phase: str) -> None:
+    """Also where memory is not short: it goes on in the pieces in which it went on then."""
+    with small_trainer(tmp_path, steps=12, eval_sequences=6, batch_size=6, gradient_accumulation_steps=2,
+                       save_every_n_batches=2, eval_interval=4) as trainer:  # fmt: skip
+        trainer.train(until=3)
+        with memory_for(2, trainer._session.engine, phase):
+            trainer.train(until=9)
+        trainer.train()
+        sizes = (trainer._session.batch_size, trainer._session.validation_batch_size)
+    paths = trainer._session.paths
+    splits = [entry.step for entry in read_entries(paths) if entry.type == "oom_split"]
+    assert splits == ([4, 4] if phase == "validation" else [3, 3])
+    found = replayed(paths)
+    assert found["verdict"] == "equal", found["checkpoints"]
+    assert [one["step"] for one in found["checkpoints"]] == [2, 4, 6, 8, 10, 12]
+    child = RunPaths(paths.root.parent / found["child"])
+    assert lumina.Run(child).metrics(["val_loss"]).equals(lumina.Run(paths).metrics(["val_loss"]))
+    assert lumina.Run(child).status()["hparams"]["batch_size"] == sizes[0]
+
+
+def test_a_run_that_acted_alone_is_met_again(tmp_path: Path) -> None:
+    collapse = {"moe.router_init_bias": 6.0, "moe.load_balancing_weight": 0.0, "check_interval": 4, "autonomy": "auto"}
+    with small_trainer(tmp_path, steps=44, gradient_accumulation_steps=2, save_every_n_batches=8,
+                       **collapse) as trainer:  # fmt: skip
+        trainer.train()
+    paths = trainer._session.paths
+    alone = [entry.doc for entry in read_entries(paths) if entry.type == "applied"]
+    assert alone
+    assert {doc["author"]["via"] for doc in alone} == {"auto"}
+    found = replayed(paths)
+    assert found["verdict"] == "equal", found["checkpoints"]
+    assert found["checkpoints"][-1]["step"] == 44
+    child = RunPaths(paths.root.parent / found["child"])
+    again = [entry.doc for entry in read_entries(child) if entry.type == "applied"]
+    assert [(doc["id"], doc["step"], doc["after"]) for doc in again] == [
+        (doc["id"], doc["step"], doc["after"]) for doc in alone
+    ]
+    assert not [entry for entry in read_entries(child) if entry.type == "proposal"], "nothing was decided anew"
 
 
 def test_a_replay_stops_where_it_is_told(steered: RunPaths) -> None:
