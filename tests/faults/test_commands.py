@@ -28,7 +28,8 @@ from lumina.store.journal import Entry, read_entries
 from lumina.store.layout import RunPaths, new_id
 
 SLOW = ("slow_steps", {"seconds": 0.03})
-PREPARED: dict[str, Any] = {"training.max_steps": 10, "save_every_n_batches": 2}
+PREPARED: dict[str, Any] = {"training.max_steps": 10, "save_every_n_batches": 2, "data.difficulty_sampling": 0.5}
+LONGER = 12  # steps: what a change of the run's length asks for
 COLLAPSE: dict[str, Any] = {
     "training.max_steps": 50,
     "save_every_n_batches": 1000,
@@ -58,7 +59,9 @@ def receipt(paths: RunPaths, id: str) -> dict[str, Any]:
 
 
 def example(argument: Arg) -> float:
-    """A value that an intervention takes, from its declaration alone."""
+    """A value that an intervention takes, from its declaration alone; a run can only end after where it is."""
+    if argument.name == "total_steps":
+        return LONGER
     if argument.default is not None:
         return argument.default
     low = argument.ge if argument.ge is not None else (argument.gt or 0.0)
