@@ -117,7 +117,7 @@ class Oversight:
             return  # they follow what the journal has of this check
         for doc in begun:
             if self.session.state.step == step:  # whatever else was found is another matter after a rewind
-                carry_out_alone(self.steering, doc)
+                carry_out_alone(self.steering.acts, doc)
 
     def _propose(self, step: int, proposal: Proposal, planned: Sequence[Attempt]) -> dict[str, Any] | None:
         """Journals a proposal; None where there is nothing new to journal."""

@@ -55,7 +55,7 @@ def run(paths: RunPaths, lock: RunLock, writer: StoreWriter, interrupts: Interru
 
             def apply(steering: ChildSteering) -> object:
                 author = {"name": parent.name, "via": "rehearsal"}
-                return steering.intervene(str(note["method"]), dict(note["args"]), author)
+                return steering.acts.intervene(str(note["method"]), dict(note["args"]), author)
 
             steps = int(note["steps"])
             outcome = _train_apart(changed, changed_lock, state, planned, steps, interrupts, apply)

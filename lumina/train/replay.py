@@ -101,7 +101,7 @@ class ReplaySteering(ChildSteering):
         if ACTIONS[entry.doc["method"]].once:
             return  # it held, saved or ended that run
         if self.without is None:
-            before, after = self._once_more(entry.doc)
+            before, after = self.acts.once_more(entry.doc)
             self._keep({**entry.doc, "before": before, "after": after})
             return
         doc = dict(entry.doc)
@@ -129,13 +129,13 @@ class ReplaySteering(ChildSteering):
             if doc["undoes"] in self.fallen:
                 raise Refusal("superseded", f"it undoes {doc['method']}, which was not done")
             own = next(past for past in self.session.journal.entries if past.id == doc["undoes"])
-            return self._once_more({**doc, "after": own.doc["before"]})
+            return self.acts.once_more({**doc, "after": own.doc["before"]})
         doc["args"] = self.experts.renumbered(doc)
         action = build(doc["method"], doc["args"])
         action.check(self.controls)
         resolved = self.experts.resolved(doc)
         doc["resolved"] = action.resolve(self.controls) if resolved is None else resolved
-        return self._apply(action, doc["resolved"])
+        return self.acts.apply(action, doc["resolved"])
 
     def _keep(self, doc: Mapping[str, Any]) -> None:
         self.session.commit("applied", str(doc["id"]), doc)

@@ -1,6 +1,6 @@
-"""Answers commands at step boundaries: check, apply, read back, journal, receipt, in that order and once per id.
+"""Answers commands at step boundaries, each once, and repeats what the journal says after a restart.
 
-It sees interventions and `LiveControls`; how a value reaches the model is not its business.
+It knows who may ask for what and when; how that is applied and journalled is the business of `acts`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lumina.checkpoint import CanonicalState, Manifest
-from lumina.interventions import ACTIONS, Intervention, build
-from lumina.interventions.run import RollbackSteps
+from lumina.interventions import ACTIONS, build
 from lumina.store import pins
 from lumina.store.errors import Refusal
 from lumina.store.inbox import Command
 from lumina.store.journal import Entry
 from lumina.store.layout import RunPaths, check_run_name
 from lumina.store.lock import is_locked
-from lumina.train import remedy, splitting, undo
+from lumina.train import remedy, splitting
+from lumina.train.acts import Acts
 from lumina.train.controls import LiveControls
 from lumina.train.history import CHANGES_THE_MODEL
 from lumina.train.interrupts import Interrupts
-from lumina.train.receipts import answer, receipt
+from lumina.train.receipts import answer
 from lumina.train.saver import Saver
 from lumina.train.session import Session
 
@@ -36,7 +35,6 @@ PAUSE_POLL_SECONDS = 0.05
 BOUNDARY_SECONDS = 0.1
 COMMANDS_AT_ONCE = 8
 LOOK_SECONDS = 1.0
-Author = Mapping[str, str]
 
 
 class Steering:
@@ -47,6 +45,7 @@ class Steering:
         self.saver = saver
         self.interrupts = interrupts
         self.controls = LiveControls(session, self)
+        self.acts = Acts(session, saver, self.controls)
         self.paused = False
         self._awaited: set[str] = set()  # commands that are answered when their checkpoint is durable
         self.paused_for: RunPaths | None = None  # a child run; the pause ends with its process
@@ -74,82 +73,6 @@ class Steering:
             if command.id not in self.session.answered:
                 receipt = self._receipt(command, "refused", reason=f"the run is {state}", code="not_running")
                 self._close(command, "refused", receipt)
-
-    def carry_out(self, proposal: Mapping[str, Any], args: Mapping[str, Any], author: Author, *,
-                  id: str) -> dict[str, Any]:  # fmt: skip
-        """Makes what a proposal asks for; see `remedy.carry_out`."""
-        return remedy.carry_out(self, proposal, args, author, id=id)
-
-    def intervene(self, method: str, args: Mapping[str, Any], author: Author, *, id: str | None = None,
-                  proposal: str | None = None, kind: str = "intervene", **about: Any) -> dict[str, Any]:  # fmt: skip
-        """Applies one intervention now and returns its receipt.
-
-        Raises `Refusal` when it cannot be: nothing has changed then.
-        """
-        action = build(method, args)
-        action.check(self.controls)
-        if isinstance(action, RollbackSteps):
-            return self._rollback(action, author, id or uuid.uuid4().hex, proposal, kind, about)
-        if action.declaration.structural:
-            self.saver.save("intervention")
-        resolved = action.resolve(self.controls)
-        before, after = self._apply(action, resolved)
-        done = receipt(
-            id or uuid.uuid4().hex,
-            kind,
-            "verified",
-            self.session.state.step,
-            method=method,
-            args=action.declaration.parse(args),
-            author=author,
-            proposal=proposal,
-            before=before,
-            after=after,
-            resolved=resolved,
-            **about,
-        )
-        self._applied(done, changed=not action.once)
-        return done
-
-    def undo(self, wanted: str, author: Author, *, id: str, proposal: str | None = None) -> dict[str, Any]:
-        """Sets the old values of receipt `wanted` again and returns the receipt of that. Raises `Refusal`."""
-        entry = undo.find_topmost(self.session, wanted)
-        before, after = undo.revert(self.controls, entry.doc)
-        done = receipt(id, "undo", "verified", self.session.state.step, method=entry.doc["method"],
-                       args={"receipt": wanted}, author=author, proposal=proposal, before=before, after=after,
-                       undoes=wanted)  # fmt: skip
-        self._applied(done)
-        return done
-
-    def _apply(self, action: Intervention, resolved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        before = action.read_back(self.controls)
-        snapshot = self.controls.snapshot() if action.declaration.structural else None
-        action.apply(self.controls, resolved)
-        after = action.read_back(self.controls)
-        if not action.verify(before, after):
-            if snapshot is not None:
-                self.controls.restore(snapshot)
-            else:
-                action.undo(self.controls, before)
-            method = action.declaration.method
-            raise Refusal("verify_failed", f"{method}: read back {after} after {before}; the old values are restored")
-        return before, after
-
-    def _applied(self, receipt: dict[str, Any], changed: bool = True) -> None:
-        session = self.session
-        session.commit("applied", receipt["id"], receipt)
-        session.answered[receipt["id"]] = receipt
-        pending = {"state": "pending", "method": receipt["method"], "due_step": self._measure()}
-        session.commit("effect", receipt["id"], pending)
-        session.tell_live()
-        self.saver.changes += changed
-        log.info("applied %s %s: %s -> %s", receipt["method"], receipt["args"], receipt["before"], receipt["after"])
-
-    def _measure(self) -> int:
-        session, applied = self.session, self.session.ledger.applied
-        proposal = applied[-1].get("proposal")
-        together = [number for number, doc in enumerate(applied) if proposal and doc.get("proposal") == proposal]
-        return session.orchestrator.applied(session.state.step, len(applied) - 1, together[0] if together else None)
 
     # Commands
 
@@ -189,7 +112,7 @@ class Steering:
         """Carries a command out and returns its receipt; None when that follows later."""
         author = command.author
         if command.kind == "intervene":
-            return self.intervene(command.method or "", command.args or {}, author, id=command.id)
+            return self.acts.intervene(command.method or "", command.args or {}, author, id=command.id)
         if command.kind == "approve":
             return self._approve(command)
         if command.kind == "reject":
@@ -224,7 +147,7 @@ class Steering:
         proposal = self._open_proposal(command)
         self._check_still_meant(proposal)
         args = {**proposal["args"], **(command.args or {})}
-        return self.carry_out(proposal, args, command.author, id=command.id)
+        return remedy.carry_out(self.acts, proposal, args, command.author, id=command.id)
 
     def _reject(self, command: Command) -> dict[str, Any]:
         proposal = self._open_proposal(command)
@@ -237,36 +160,8 @@ class Steering:
         args = command.args or {}
         wanted = str(args.get("receipt"))
         if not args.get("rewind"):
-            return self.undo(wanted, command.author, id=command.id)
-        entry = undo.find_applied(self.session, wanted)
-        self.saver.settle()
-        found = undo.checkpoint_before(
-            self.session, lambda manifest: manifest.journal_seq < entry.seq, f"{entry.doc['method']} of {wanted}"
-        )
-        return self._rewind(found, self._receipt(command, "verified", method=entry.doc["method"], undoes=wanted))
-
-    def _rollback(self, action: RollbackSteps, author: Author, id: str, proposal: str | None,
-                  kind: str, about: Mapping[str, Any]) -> dict[str, Any]:  # fmt: skip
-        self.saver.settle()
-        goal = self.session.state.step - action.num_steps
-        found = undo.checkpoint_before(self.session, lambda manifest: manifest.step <= goal, f"step {goal}")
-        asked = receipt(
-            id,
-            kind,
-            "verified",
-            None,
-            method=action.declaration.method,
-            args={"num_steps": action.num_steps},
-            author=author,
-            proposal=proposal,
-            **about,
-        )
-        return self._rewind(found, asked)
-
-    def _rewind(self, found: tuple[CanonicalState, Manifest], asked: dict[str, Any]) -> dict[str, Any]:
-        done = undo.rewind(self.session, *found, asked)
-        self.saver.forget()
-        return done
+            return self.acts.undo(wanted, command.author, id=command.id)
+        return self.acts.rewind_before(wanted, lambda **about: self._receipt(command, "verified", **about))
 
     def _open_proposal(self, command: Command) -> dict[str, Any]:
         proposal = self.session.ledger.proposals.get(command.proposal or "")
@@ -391,7 +286,7 @@ class Steering:
 
     def _take_up(self) -> None:
         """Goes on with what was decided and not made when the journal broke off."""
-        remedy.take_up(self)
+        remedy.take_up(self.acts)
 
     def _repeat_one(self, entry: Entry) -> None:
         if entry.type == "applied" and entry.doc["kind"] in CHANGES_THE_MODEL:
@@ -403,27 +298,9 @@ class Steering:
     def _reapply(self, entry: Entry) -> None:
         doc = entry.doc
         if ACTIONS[doc["method"]].once:
-            self._measure()
+            self.acts.measure()
             return
-        self._once_more(doc)
+        self.acts.once_more(doc)
         self.saver.changes += 1
-        self._measure()
+        self.acts.measure()
         self.session.event("info", "restart", f"{doc['method']} re-applied as at step {entry.step}")
-
-    def _once_more(self, doc: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Applies a journalled intervention or undo again; returns what was read back before and after.
-
-        Raises `Refusal` (verify_failed) when the values are not those that its receipt says.
-        """
-        if doc["kind"] == "undo":
-            undone = next(past for past in self.session.journal.entries if past.id == doc["undoes"])
-            action = build(undone.doc["method"], undone.doc["args"])
-            before, after = undo.revert(self.controls, undone.doc)
-        else:
-            action = build(doc["method"], doc["args"])
-            before, after = self._apply(action, doc.get("resolved") or {})
-        if not action.same(after, doc["after"]):
-            raise Refusal(
-                "verify_failed", f"re-applying {doc['method']} of step {doc['step']} gave {after}, not {doc['after']}"
-            )
-        return before, after

@@ -206,7 +206,7 @@ class Trainer:
 
     def intervene(self, method: str, **args: Any) -> dict[str, Any]:
         """Any action of the catalogue by its name; returns its receipt. Raises `Refusal` as the methods above do."""
-        return self._steering.intervene(method, args, {"name": getpass.getuser(), "via": "script"})
+        return self._steering.acts.intervene(method, args, {"name": getpass.getuser(), "via": "script"})
 
     def _intervene(self, method: str, **args: Any) -> None:
         self.intervene(method, **args)

@@ -52,7 +52,7 @@ def act(trainer: lumina.Trainer, method: str, args: dict[str, Any]) -> None:
             trainer.intervene(method, **args)
         elif args["back"] < len(applied(trainer)):
             wanted = applied(trainer)[-1 - args["back"]].id
-            trainer._steering.undo(str(wanted), {"name": "ada", "via": "script"}, id=lumina.store.layout.new_id())
+            trainer._steering.acts.undo(str(wanted), {"name": "ada", "via": "script"}, id=lumina.store.layout.new_id())
     except lumina.Refusal as refusal:
         if refusal.code not in ("out_of_range", "bad_argument", "unsupported", "superseded", "not_found"):
             raise

@@ -115,7 +115,7 @@ def test_an_added_expert_is_taken_back_in_place(tmp_path: Path) -> None:
         trainer.add_expert(1)
         trainer.train(until=4)
         added = applied(trainer)[0].doc
-        done = trainer._steering.undo(added["id"], {"name": "a", "via": "test"}, id=new_id())
+        done = trainer._steering.acts.undo(added["id"], {"name": "a", "via": "test"}, id=new_id())
         assert added["after"] == {"num_experts": 9, "capacity_factor": 1.25 * 9 / 8}
         assert done["after"] == {"num_experts": 8, "capacity_factor": 1.25}
         trainer.train(until=6)
