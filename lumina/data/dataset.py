@@ -65,6 +65,7 @@ class Dataset:
 
     @property
     def validation_count(self) -> int:
+        """Held-out sequences of all sources."""
         return sum(source.validation.count for source in self.sources)
 
     def summary(self) -> dict[str, Any]:

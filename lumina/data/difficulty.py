@@ -73,6 +73,7 @@ class LossHistory:
         self._loss[ids[known]] = losses[known]
 
     def state(self) -> dict[str, NDArray[np.float32]]:
+        """A copy of the table, for the checkpoint."""
         return {TABLE: self._loss.copy()}
 
     def restore(self, tables: dict[str, NDArray[np.float32]]) -> None:

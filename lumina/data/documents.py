@@ -36,6 +36,7 @@ class Document:
 
     @property
     def kind(self) -> str:
+        """`conversation` or `text`."""
         return "conversation" if self.messages else "text"
 
     @property
@@ -56,6 +57,7 @@ class Reading:
 
     @classmethod
     def of(cls, data: DataConfig) -> Reading:
+        """As a run's configuration says."""
         return cls(
             data.format, data.text_field, data.max_sample_bytes, data.quality_threshold, data.automatic_data_cleaning
         )

@@ -39,7 +39,8 @@ def mode_of(config: Config) -> tuple[str, str]:
 class Mixture(Protocol):
     """Assigns every position to a source, without gaps or repeats in any of them."""
 
-    def locate(self, position: Index) -> Located: ...
+    def locate(self, position: Index) -> Located:
+        """The source of each position, and how many of that source came before it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Single:
     source: int = 0
 
     def locate(self, position: Index) -> Located:
+        """Every position is of the one source."""
         return np.full_like(position, self.source), position
 
 
@@ -59,6 +61,7 @@ class Sequential:
     boundary: int
 
     def locate(self, position: Index) -> Located:
+        """From the boundary on, positions count in the second source."""
         second = position >= self.boundary
         return second.astype(np.int64), np.where(second, position - self.boundary, position)
 
@@ -72,6 +75,7 @@ class Interleaved:
     unit: int = 1
 
     def locate(self, position: Index) -> Located:
+        """Positions by the run that they are in."""
         run, inside = position // self.unit, position % self.unit
         before = run * self.ratio.numerator // self.ratio.denominator
         first = (run + 1) * self.ratio.numerator // self.ratio.denominator > before
@@ -87,6 +91,7 @@ class Shuffle:
     seed: int
 
     def locate(self, position: Index) -> Located:
+        """Positions by the draw of their stretch."""
         stretch, slot = position // STRETCH, position % STRETCH
         before = stretch * STRETCH * self.ratio.numerator // self.ratio.denominator
         after = (stretch + 1) * STRETCH * self.ratio.numerator // self.ratio.denominator
@@ -112,6 +117,7 @@ class Program:
 
     @property
     def mode(self) -> str:
+        """The training mode."""
         return mode_of(self.config)[0]
 
     @property
@@ -124,6 +130,7 @@ class Program:
 
     @property
     def sequences_per_epoch(self) -> int:
+        """Length of an epoch."""
         if self.mode != "hybrid_interleaved":
             return sum(self.counts.values())
         shares = {BASE: self.ratio, FINETUNING: 1 - self.ratio}

@@ -77,7 +77,8 @@ def _feistel(x: NDArray[np.uint64], half: np.uint64, keys: list[np.uint64]) -> N
 class Order(Protocol):
     """Which sequence comes as the n-th of a source, counted over all its passes."""
 
-    def rows(self, nth: Index) -> Index: ...
+    def rows(self, nth: Index) -> Index:
+        """The sequences at these places."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Stored:
     count: int
 
     def rows(self, nth: Index) -> Index:
+        """As they are stored."""
         return nth % self.count
 
 
@@ -98,6 +100,7 @@ class Shuffled:
     seed: int
 
     def rows(self, nth: Index) -> Index:
+        """By the permutation of the pass that each place is in."""
         return _per_pass(nth, self.count, self._pass)
 
     def _pass(self, index: Index, number: int) -> Index:
@@ -113,6 +116,7 @@ class Blocks:
     seed: int
 
     def rows(self, nth: Index) -> Index:
+        """Block by block."""
         return _per_pass(nth, self.count, self._pass)
 
     def _pass(self, index: Index, number: int) -> Index:
@@ -145,6 +149,7 @@ class Rising:
     after: Order
 
     def rows(self, nth: Index) -> Index:
+        """Up to the horizon from easy to hard, then as `after` says."""
         found = self.after.rows(nth)
         early = nth < self.horizon
         if early.any():

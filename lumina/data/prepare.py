@@ -49,6 +49,7 @@ class Given:
 
     @property
     def bytes(self) -> int:
+        """Size of the files that are trained on."""
         return sum(path.stat().st_size for path in self.files)
 
 

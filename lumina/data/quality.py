@@ -44,6 +44,7 @@ class Quality:
     penalties: dict[str, float]
 
     def reason(self, threshold: float) -> str:
+        """Why a sample of this quality is left out."""
         took = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in self.penalties.items())
         return f"quality {self.score:.2f} is below {threshold:g} ({took})"
 

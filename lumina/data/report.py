@@ -57,6 +57,7 @@ class FileReport:
 
     @property
     def usable(self) -> bool:
+        """Whether it can be trained on."""
         return self.error is None
 
     def failure(self) -> DataError | None:
@@ -64,6 +65,7 @@ class FileReport:
         return None if self.error is None else DataError(self.error, self.path, self.error_line)
 
     def to_json(self) -> dict[str, Any]:
+        """What `lumina data check --json` prints of the file."""
         return {**dataclasses.asdict(self), "usable": self.usable}
 
     @classmethod
@@ -82,10 +84,12 @@ class DataReport:
 
     @property
     def totals(self) -> dict[str, int]:
+        """Sums over all files."""
         names = ("bytes", "samples", "valid", "invalid", "low_quality")
         return {"files": len(self.files), **{name: sum(getattr(f, name) for f in self.files) for name in names}}
 
     def to_json(self) -> dict[str, Any]:
+        """What `lumina data check --json` prints of all files."""
         tokens = [file.tokens["total"] for file in self.files if file.tokens]
         totals: dict[str, Any] = {**self.totals, "tokens": sum(tokens) if tokens else None, "roles": self.roles}
         return {"files": [file.to_json() for file in self.files], "totals": totals}
@@ -113,6 +117,7 @@ class DataReport:
 
     @property
     def paths(self) -> list[Path]:
+        """Every file, in order."""
         return [Path(file.path) for file in self.files]
 
 

@@ -28,15 +28,18 @@ class Rows:
 
 
 class Sequences(Protocol):
-    """All sequences of a source; `tokens` is how many a model sees in all of them, padding left out."""
+    """All sequences of a source."""
 
     @property
-    def count(self) -> int: ...
+    def count(self) -> int:
+        """How many there are."""
 
     @property
-    def tokens(self) -> int: ...
+    def tokens(self) -> int:
+        """Tokens that a model sees in all of them, padding left out."""
 
-    def rows(self, index: NDArray[np.int64]) -> Rows: ...
+    def rows(self, index: NDArray[np.int64]) -> Rows:
+        """Those of these numbers."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,18 @@ class Packed:
 
     @property
     def count(self) -> int:
+        """Windows."""
         if len(self.store) < 2:
             return 0
         return 1 + max(0, -(-(len(self.store) - 1 - self.length) // (self.length - self.stride)))
 
     @property
     def tokens(self) -> int:
+        """All tokens but the first, and those that windows repeat."""
         return max(0, len(self.store) - 1 + max(0, self.count - 1) * self.stride)
 
     def rows(self, index: NDArray[np.int64]) -> Rows:
+        """Windows by their number."""
         starts = index * (self.length - self.stride)
         seen = np.where(index > 0, self.stride, 0)
         return _cut(self.store, starts, starts + self.length + 1, seen, self.length + 1, self.pad, self.boundaries)
@@ -78,13 +84,16 @@ class Padded:
 
     @property
     def count(self) -> int:
+        """Documents and pieces of longer ones."""
         return len(self._start)
 
     @property
     def tokens(self) -> int:
+        """All tokens but the first of each piece."""
         return int((self._stop - self._start - 1).sum())
 
     def rows(self, index: NDArray[np.int64]) -> Rows:
+        """Pieces by their number, as wide as the longest of them needs."""
         start, stop, seen = self._start[index], self._stop[index], self._seen[index]
         width = bucket(int((stop - start).max(initial=2)) - 1, self.length) + 1
         return _cut(self.store, start, stop, seen, width, self.pad, True)

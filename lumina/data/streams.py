@@ -41,9 +41,11 @@ class _Decompressed(io.RawIOBase):
         self._out = 0
 
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Decompresses a little into the buffer. Raises `DataError` for damage and bombs."""
         try:
             data = self._stream.read(min(len(buffer), STEP))
         except OSError as error:
@@ -64,6 +66,7 @@ class _Decompressed(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
+        """Closes the compressed file, too."""
         self._stream.close()
         super().close()
 
