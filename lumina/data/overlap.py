@@ -18,7 +18,7 @@ from lumina.data.tokens import DOCUMENTS_FILE, FIRST, TokenStore, view
 GRAM = 12  # tokens of a run
 SKETCH = 1 << 19  # runs of the validation data that are looked for
 NEAR = 0.8  # share of a document's runs from which it counts as a near duplicate
-WINDOW = 1 << 20
+WINDOW = 1 << 17  # tokens hashed at once, which takes about a hundred bytes each
 FILTER = 1 << 23
 Hashes = NDArray[np.uint64]
 

@@ -19,7 +19,8 @@ LOSS, FIRST = 1, 2  # flags of a token: it carries loss; it is the first of a do
 BATCH = 1 << 20  # tokens in a record batch, so that token i is in batch i >> 20
 DOCUMENTS = 1 << 16
 TOKENS_FILE, DOCUMENTS_FILE = "tokens.arrow", "documents.arrow"
-KEPT_MAPPED = 1 << 14  # windows read before the mapped pages are given back (the file cache keeps them)
+AROUND = 1 << 18  # tokens whose pages the system may map with a single window
+KEPT_MAPPED = 1 << 24  # tokens mapped before their pages are given back (the file cache keeps them)
 
 Ids = NDArray[np.uint32]
 Flags = NDArray[np.uint8]
@@ -106,7 +107,7 @@ class TokenStore:
         self.folder, self.start, self.stop = folder, start, stop
         self._map: mmap.mmap | None = None
         self._batches: dict[int, tuple[NDArray[Any], Flags]] = {}
-        self._read = 0
+        self._mapped = 0
         self._opening = threading.Lock()  # several threads read ahead
 
     def __len__(self) -> int:
@@ -124,8 +125,8 @@ class TokenStore:
             ids[at - first : at - first + taken] = batch_ids[inside : inside + taken]
             flags[at - first : at - first + taken] = batch_flags[inside : inside + taken]
             at += taken
-        self._read += 1
-        if self._read % KEPT_MAPPED == 0 or stop - start > BATCH // 2:
+        self._mapped += last - first + AROUND
+        if self._mapped > KEPT_MAPPED:
             self._give_back()
         return ids, flags
 
@@ -156,5 +157,6 @@ class TokenStore:
         return self._file
 
     def _give_back(self) -> None:
+        self._mapped = 0
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)

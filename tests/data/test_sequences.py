@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
+import psutil
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sets import PAD, packed, padded, stored
 
 from lumina.data.sequences import Rows
-from lumina.data.tokens import BATCH
+from lumina.data.tokens import BATCH, TOKENS_FILE
 
 EXAMPLES = settings(max_examples=80, deadline=None, derandomize=True)
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=12).filter(lambda lengths: sum(lengths) > 1)
@@ -65,3 +69,18 @@ def test_windows_reach_over_record_batches() -> None:
     ids, _ = store.window(BATCH - 5, BATCH + 5)
     assert ids.tolist() == list(range(BATCH - 4, BATCH + 6))
     assert store.document_lengths().tolist() == [BATCH - 3, 10]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say what is mapped of a file")
+@pytest.mark.parametrize("width", [257, 1 << 17])
+def test_little_of_a_large_file_stays_in_memory_wherever_it_is_read(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lumina.data.tokens.KEPT_MAPPED", 1 << 20)
+    store = stored([1 << 20] * 6, vocab=1 << 23)
+    file, held = store.folder / TOKENS_FILE, list[int]()
+    for number, start in enumerate(np.random.default_rng(0).integers(0, len(store) - width, 300)):
+        store.window(int(start), int(start) + width)
+        if number % 10 == 0:
+            held += [one.rss for one in psutil.Process().memory_maps() if one.path == str(file)]
+    assert 0 < max(held) < file.stat().st_size // 2
