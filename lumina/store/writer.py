@@ -5,6 +5,7 @@ It knows batching, retrying and durability; it must not know SQL, nor what any s
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import sqlite3
@@ -158,7 +159,8 @@ class StoreWriter:
                 time.sleep(RETRY_SECONDS)
         self._clean = batch.empty and not self._queue
         if self._events is not None:
-            self._events.close()
+            with contextlib.suppress(OSError):  # what was left of its buffer: the store has it
+                self._events.close()
         self._close_sink(sink)
 
     def _ended(self, batch: _Batch) -> bool:

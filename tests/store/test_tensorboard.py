@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from factories import Recording, new_run
 
 from lumina.store.layout import RunPaths
 from lumina.store.reader import StoreReader
+from lumina.store.tensorboard import EventFile
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # TensorBoard's own imports
@@ -66,3 +69,21 @@ def test_events_can_be_read_while_the_run_goes_on(tmp_path: Path) -> None:
     assert recording.writer.flush()
     assert [event.step for event in shown(paths).Scalars("loss")] == [1, 2, 3, 4, 5]
     recording.finish()
+
+
+@pytest.mark.parametrize("call", ["open", "scalars", "flush"])
+def test_a_folder_that_cannot_be_written_costs_its_files_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(EventFile, call, full)
+    paths = new_run(tmp_path)
+    recording = Recording(paths, tensorboard=True)
+    recording.train(5)
+    assert recording.writer.flush()
+    recording.train(10)
+    recording.finish()
+    assert StoreReader(paths).series(["loss"])["loss"]["step"] == list(range(1, 11))
+    assert caplog.text.count("no TensorBoard files from here on") == 1
