@@ -20,7 +20,7 @@ BATCH = 1 << 20  # tokens in a record batch, so that token i is in batch i >> 20
 DOCUMENTS = 1 << 16
 TOKENS_FILE, DOCUMENTS_FILE = "tokens.arrow", "documents.arrow"
 AROUND = 1 << 18  # tokens whose pages the system may map with a single window
-KEPT_MAPPED = 1 << 24  # tokens mapped before their pages are given back (the file cache keeps them)
+KEPT_MAPPED = 1 << 23  # tokens mapped before their pages are given back (the file cache keeps them)
 
 Ids = NDArray[np.uint32]
 Flags = NDArray[np.uint8]
