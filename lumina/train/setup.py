@@ -10,12 +10,14 @@ import logging
 import platform
 import time
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from lumina.accounting import count_parameters, flops_per_token, recommended_epochs, token_budget
-from lumina.checkpoint import CanonicalState, Manifest, list_checkpoints, load_checkpoint
+from lumina.checkpoint import CanonicalState, list_checkpoints, load_checkpoint
 from lumina.checkpoint.load import set_aside
 from lumina.checkpoint.retention import refresh_overview
 from lumina.checkpoint.save import sweep
@@ -45,50 +47,69 @@ log = logging.getLogger(__name__)
 PHASE_SECONDS = 0.5
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What a run computes with here."""
+
+    hardware: Hardware
+    precision: PrecisionChoice
+    threads: int
+
+    @classmethod
+    def set_up(cls, config: Config, hardware: Hardware) -> Machine:
+        """This machine, with its threads set."""
+        threads = config.training.num_threads or choose_threads(hardware)
+        torch.set_num_threads(threads)
+        precision = choose_precision(config.precision.precision, hardware, config.precision.master_precision)
+        return cls(hardware, precision, threads)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What two runs must share to be comparable bit for bit."""
+        return {
+            "device": "cpu" if self.hardware.device == "cpu" else self.hardware.name,
+            "torch": torch.__version__,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "machine": platform.machine(),
+            "threads": self.threads,
+        }
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a stretch of training sets out from: a state (None: nothing was trained), and the journal's position that it
+    had, less the entries in `pending`. `own` is False for a child run, which sets out from another run's state."""
+
+    state: CanonicalState | None
+    seq: int = 0
+    pending: Sequence[int] = ()
+    own: bool = True
+
+
 def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume: str | None, steps: int | None,
                  interrupts: Interrupts, origin: CanonicalState | None = None) -> Session:  # fmt: skip
     """Everything a trainer needs, ready for its first step; `origin` is where a child run starts from.
 
     Raises `Refusal` (corrupt, unsupported), `ConfigError` or `DataError`; nothing of the run is changed then.
     """
-    config = read_config(paths.config)
-    logging.getLogger("lumina").setLevel(config.training.log_level)
-    hardware = detect()
-    config, adapted = for_platform(config, hardware)
-    for change in adapted:
-        log.info("%s", change)
-    threads = config.training.num_threads or choose_threads(hardware)
-    torch.set_num_threads(threads)
-    precision = choose_precision(config.precision.precision, hardware, config.precision.master_precision)
+    config, machine = _configured(paths)
     inbox = Inbox(paths)
     dataset = prepare(config, progress=Progress(writer, interrupts, inbox))
-    engine = TorchEngine(config, dataset.vocab_size, hardware, precision)
-    for folder in (paths.root, paths.done):
-        atomic.sweep(folder)
-    sweep(paths.checkpoints)
+    engine = TorchEngine(config, dataset.vocab_size, machine.hardware, machine.precision)
+    _clear_away(paths)
     journal = Journal.open(paths)
     history = list(journal.entries)
     config_sum = _check_config(paths, history)
     _check_journal(paths, history)
     abandon_off_line(paths.checkpoints, history)  # what a crash in the middle of a rewind left
     data, changed = _compare_data(config, history)
-    loaded = _load(paths, writer, resume, history)
+    start = _load(paths, writer, resume, history) or Origin(origin, own=origin is None)
     plan = _plan(config, dataset, history, steps)
-    start = loaded[0] if loaded else origin
-    if start is not None:
-        engine.restore_state(start)
-    state = TrainState.from_json(start.meta["trainer"]) if start else TrainState()
     more = steps is not None or extended(history) is not None
-    orchestrator = Orchestrator(config, _facts(config, dataset, plan, more, hardware))
-    if start:
-        orchestrator.restore(start.meta["orchestrator"])
-    if not loaded:
-        orchestrator.forget_interventions()  # a child run has its own
-    fingerprint = _fingerprint(threads, hardware)
-    fork_seq, pending = (loaded[1].journal_seq, loaded[1].pending) if loaded else (0, ())
+    orchestrator = Orchestrator(config, _facts(config, dataset, plan, more, machine.hardware))
+    state = _restore(start, engine, orchestrator)
     segment = _open_segment(
-        journal, writer, resume, state.step, fork_seq, total_steps=plan.total_steps, asked=plan.asked,
-        extended=more, fingerprint=fingerprint, config=config_sum, **data,
+        journal, writer, resume, state.step, start.seq, total_steps=plan.total_steps, asked=plan.asked,
+        extended=more, fingerprint=machine.fingerprint(), config=config_sum, **data,
     )  # fmt: skip
     abandon_off_line(paths.checkpoints, journal.entries)
     refresh_overview(paths.checkpoints)
@@ -108,22 +129,50 @@ def open_session(paths: RunPaths, lock: RunLock, writer: StoreWriter, *, resume:
         recorder=Recorder(state),
         state=state,
         plan=plan,
-        ledger=Ledger.of(entry for entry in held if entry.seq <= fork_seq and entry.seq not in pending),
-        replay=Replay.after(held, fork_seq, state.step, pending),
+        ledger=Ledger.of(entry for entry in held if entry.seq <= start.seq and entry.seq not in start.pending),
+        replay=Replay.after(held, start.seq, state.step, start.pending),
         answered=answered(history),
         segment=segment,
-        fingerprint=fingerprint,
+        fingerprint=machine.fingerprint(),
         was_ended=bool(history) and history[-1].type == "end",
-        past=Past.before(history, held, fork_seq),
+        past=Past.before(history, held, start.seq),
         half_done=half_done(history) if resume == "latest" else None,
     )
     session.follow(plan)
-    if start is not None:
-        session.restore_sidecar(start.sidecar)
-    _tell(session, hardware, precision, threads)
-    for change in changed:
-        session.event("warning", "data", f"The data is not what this run was started with: {change}")
+    if start.state is not None:
+        session.restore_sidecar(start.state.sidecar)
+    _tell(session, machine, changed)
     return session
+
+
+def _configured(paths: RunPaths) -> tuple[Config, Machine]:
+    """The run's configuration as this machine can compute it."""
+    config = read_config(paths.config)
+    logging.getLogger("lumina").setLevel(config.training.log_level)
+    hardware = detect()
+    config, adapted = for_platform(config, hardware)
+    for change in adapted:
+        log.info("%s", change)
+    return config, Machine.set_up(config, hardware)
+
+
+def _clear_away(paths: RunPaths) -> None:
+    """What writes and removals that were cut off left behind."""
+    for folder in (paths.root, paths.done):
+        atomic.sweep(folder)
+    sweep(paths.checkpoints)
+
+
+def _restore(start: Origin, engine: TorchEngine, orchestrator: Orchestrator) -> TrainState:
+    """Puts the engine and the orchestrator where `start` was; returns the loop's own state."""
+    state = TrainState()
+    if start.state is not None:
+        engine.restore_state(start.state)
+        state = TrainState.from_json(start.state.meta["trainer"])
+        orchestrator.restore(start.state.meta["orchestrator"])
+    if not start.own or start.state is None:
+        orchestrator.forget_interventions()  # a child run has its own
+    return state
 
 
 def _check_config(paths: RunPaths, history: list[Entry]) -> str:
@@ -198,7 +247,7 @@ class Progress:
 
 
 def _load(paths: RunPaths, writer: StoreWriter, resume: str | None,
-          history: list[Entry]) -> tuple[CanonicalState, Manifest] | None:  # fmt: skip
+          history: list[Entry]) -> Origin | None:  # fmt: skip
     """The wanted checkpoint; None for a start from the beginning."""
     if resume is None:
         if history:
@@ -215,7 +264,7 @@ def _load(paths: RunPaths, writer: StoreWriter, resume: str | None,
             told = f"Checkpoint {attempt.name} cannot be used: {attempt.message}; step {manifest.step} is used instead"
             writer.event(None, manifest.step, "critical", "checkpoint", told)
     set_aside(paths.checkpoints, attempts)
-    return state, manifest
+    return Origin(state, manifest.journal_seq, manifest.pending)
 
 
 def _plan(config: Config, dataset: Dataset, history: list[Entry], steps: int | None) -> Plan:
@@ -252,29 +301,20 @@ def _facts(config: Config, dataset: Dataset, plan: Plan, more: bool, hardware: H
     )
 
 
-def _fingerprint(threads: int, hardware: Hardware) -> dict[str, Any]:
-    """What two runs must share to be comparable bit for bit."""
-    return {
-        "device": "cpu" if hardware.device == "cpu" else hardware.name,
-        "torch": torch.__version__,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "machine": platform.machine(),
-        "threads": threads,
-    }
-
-
-def _tell(session: Session, hardware: Hardware, precision: PrecisionChoice, threads: int) -> None:
-    """Everything that watchers want to know and that no later step changes."""
-    config, writer = session.config, session.writer
+def _tell(session: Session, machine: Machine, changed: list[str]) -> None:
+    """Everything that watchers want to know and that no later step changes, and which data files have changed."""
+    config, writer, hardware = session.config, session.writer, machine.hardware
     counts = count_parameters(config, session.dataset.vocab_size)
     flops = flops_per_token(config, config.sequence_length, session.dataset.vocab_size)
     writer.declare_series(UNITS)
     session.tell_run()
     writer.meta("total_steps_reason", session.plan.reason)
-    writer.meta("device", {"name": hardware.name, "kind": hardware.device, "threads": threads, **session.fingerprint})
-    writer.meta("precision", precision.name)
+    writer.meta("device", {"name": hardware.name, "kind": hardware.device, **session.fingerprint})
+    writer.meta("precision", machine.precision.name)
     writer.meta("params", {"total": counts.total, "active": counts.active, "embedding": counts.embedding})
     writer.meta("flops", {"forward": flops.forward, "backward": flops.backward})
     writer.meta("data", session.dataset.summary())
     session.tell_live()
     writer.meta("phase", None)
+    for change in changed:
+        session.event("warning", "data", f"The data is not what this run was started with: {change}")
