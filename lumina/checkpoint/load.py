@@ -150,10 +150,14 @@ def _read_document(folder: Path, manifest: Manifest) -> dict[str, Any]:
     expected = manifest.files.get(STATE)
     if expected is None:
         raise Damaged(f"{STATE} is not in the manifest")
-    with open(folder / STATE, "rb") as file:
-        data = file.read(int(expected["bytes"]) + 1)
+    try:
+        data = (folder / STATE).read_bytes()
+    except MemoryError:
+        raise Damaged(f"{STATE} is larger than this machine's memory") from None
     if hashlib.sha256(data).hexdigest() != expected["sha256"]:
         raise Damaged(f"{STATE} does not match its checksum")
+    if len(data) != expected["bytes"]:
+        raise Damaged(f"{STATE} has {len(data)} bytes, {expected['bytes']} expected")
     try:
         document = json.loads(data)
         return {"adam_step": dict(document["adam_step"]), "meta": dict(document["meta"])}

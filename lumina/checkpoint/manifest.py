@@ -68,6 +68,9 @@ def _plausible(manifest: Manifest) -> bool:
         and isinstance(manifest.val_loss, int | float | None)
         and isinstance(manifest.segment, str)
         and _SEGMENT.fullmatch(manifest.segment) is not None
+        and isinstance(manifest.epoch, int | None)
+        and isinstance(manifest.pending, list)
+        and all(isinstance(seq, int) for seq in manifest.pending)
         and isinstance(manifest.files, dict)
         and all(isinstance(file, dict) and isinstance(file.get("bytes"), int) for file in manifest.files.values())
     )

@@ -167,11 +167,27 @@ def test_a_file_that_memory_does_not_hold_is_named(
         read_state(folder, manifest)
 
 
+@pytest.mark.parametrize("size", [10**12, 10**30, 0, -5])
+@pytest.mark.parametrize("name", [MODEL, "state.json"])
+def test_a_claimed_size_is_not_believed(tmp_path: Path, name: str, size: int) -> None:
+    saved(tmp_path, 1)
+    folder = saved(tmp_path, 2)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    lie = Manifest(**{**vars(manifest), "files": {**manifest.files, name: {**manifest.files[name], "bytes": size}}})
+    (folder / MANIFEST).write_bytes(lie.to_bytes())
+    assert read_manifest(folder) == lie
+    _, found, attempts = load_checkpoint(tmp_path, "latest")
+    assert found.step == 1
+    assert f"{size} expected" in attempts[0].message
+
+
 def test_a_manifest_with_nonsense_and_a_right_checksum_is_none(tmp_path: Path) -> None:
     folder = saved(tmp_path, 3)
     manifest = read_manifest(folder)
     assert manifest is not None
-    for nonsense in ({"step": "3"}, {"segment": "../../outside"}, {"files": {MODEL: 5}}, {"val_loss": "low"}, {"v": 2}):
+    for nonsense in ({"step": "3"}, {"segment": "../../outside"}, {"files": {MODEL: 5}}, {"val_loss": "low"}, {"v": 2},
+                     {"pending": 5}, {"pending": ["1"]}, {"epoch": "first"}):  # fmt: skip
         lie = Manifest(**{**vars(manifest), **nonsense})
         (folder / MANIFEST).write_bytes(lie.to_bytes())
         assert list_checkpoints(tmp_path) == [], nonsense
