@@ -152,6 +152,13 @@ ALONE: dict[str, tuple[dict[str, Any], list[Injection]]] = {
         {**SHORT, "training.max_steps": 22},
         [("spoil_loss", {"step": 11, "steps": 11, "factor": math.nan})],
     ),
+    "a person approves two acts": (
+        {**SHORT, "autonomy": "ask"},
+        [
+            ("propose_at_check", {"step": 8, "proposals": PROPOSED[1:]}),
+            ("send_at_step", {"step": 10, "kind": "approve"}),
+        ],
+    ),
     "two findings": (SHORT, [("propose_at_check", {"step": 8, "proposals": PROPOSED})]),
 }
 
@@ -184,7 +191,7 @@ def places(paths: RunPaths) -> list[int]:
 @row(
     "kill -9 between a decision and its acts",
     injected="SIGKILL behind each line that a decision of the orchestrator makes, in a run that acts alone: one act, "
-    "a rewind and another act, two proposals at once with a checkpoint between their acts",
+    "a rewind and another act, two proposals at once with a checkpoint between their acts; and of an approval of two",
     expected="the resume carries out what was decided, once and after the same step; same bits, series and decisions",
 )
 @pytest.mark.parametrize("found", sorted(ALONE))
