@@ -23,6 +23,8 @@ def be_deterministic(*, compiled: bool) -> None:
         torch.use_deterministic_algorithms(True)
     else:
         torch.set_deterministic_debug_mode("error")
+    # Whatever is allocated would be filled with NaN first; nothing here reads memory that was not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 class LossScaler:

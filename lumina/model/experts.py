@@ -15,6 +15,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from lumina.model.crew import run_all
+
+FEWEST_ROWS = 16
+BLOCK_ROWS = 512
 Compute = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(x [N, D], weight [M], token [M], assignments of each expert [E], w_in [E, 2F, D], w_out [E, D, F]) -> [N, D]"""
 
@@ -26,51 +30,119 @@ def one_by_one(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E: Tensor,
     """
     kind = x_ND.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_ND.dtype
+    counts, at_M = count_E.tolist(), None
+    if kind == "cpu" and dtype != torch.float32:
+        counts, at_M, weight_M, token_M = _in_few_sizes(counts, weight_M, token_M)
     with torch.autocast(kind, enabled=False):
-        result: Tensor = _OneByOne.apply(x_ND, weight_M, token_M, count_E.tolist(), w_in, w_out, dtype)  # type: ignore[no-untyped-call]
+        result: Tensor = _OneByOne.apply(x_ND, weight_M, token_M, at_M, counts, w_in, w_out, dtype)  # type: ignore[no-untyped-call]
     return result
+
+
+def _step(count: int) -> int:
+    """What a size near `count` is a multiple of."""
+    return max(FEWEST_ROWS, 1 << max(count.bit_length() - 4, 0))
+
+
+def _in_few_sizes(counts: list[int], weight_M: Tensor, token_M: Tensor) -> tuple[list[int], Tensor, Tensor, Tensor]:
+    """Adds assignments of weight 0 to each expert, up to one of eight sizes in each power of two; returns the counts,
+    where the assignments are now, and weights and tokens of all.
+
+    oneDNN, which computes products of 16-bit numbers, makes a program for each size that it meets. That takes longer
+    than such a product, and an expert has another number of tokens in every step.
+    """
+    sizes = [-(-count // _step(count)) * _step(count) for count in counts]
+    added_E = torch.tensor([size - count for size, count in zip(sizes, counts, strict=True)])
+    before_E = added_E.cumsum(0) - added_E
+    at_M = torch.arange(len(token_M)) + before_E.repeat_interleave(torch.tensor(counts))
+    rows = sum(sizes)
+    weight = weight_M.new_zeros(rows).index_copy(0, at_M, weight_M)
+    return sizes, at_M, weight, token_M.new_zeros(rows).index_copy(0, at_M, token_M)
 
 
 class _OneByOne(torch.autograd.Function):
     """Products in `dtype`; sums over a token's experts, and the gradients of the weights, in the inputs' own."""
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_M: Tensor, token_M: Tensor, counts: list[int], w_in: Tensor,
-                w_out: Tensor, dtype: torch.dtype) -> Tensor:  # fmt: skip
-        cast_ND, y_ND = x_ND.to(dtype), torch.zeros_like(x_ND)
-        # One block of the same size in every step, for blocks of many sizes leave gaps in the heap.
-        both_M2F = cast_ND.new_empty(len(token_M), w_in.shape[1])
-        for expert, both_C2F, weight_C, token_C in _parts(counts, both_M2F, weight_M, token_M):
+    def forward(ctx: Any, x_ND: Tensor, weight_M: Tensor, token_M: Tensor, at_M: Tensor | None, counts: list[int],
+                w_in: Tensor, w_out: Tensor, dtype: torch.dtype) -> Tensor:  # fmt: skip
+        cast_ND = x_ND.to(dtype)
+        both_M2F, y_MD = _block(cast_ND, len(token_M), w_in.shape[1]), _block(cast_ND, len(token_M), w_out.shape[1])
+
+        def compute(expert: int, both_C2F: Tensor, token_C: Tensor, y_CD: Tensor) -> None:
             torch.mm(cast_ND.index_select(0, token_C), w_in[expert].to(dtype).t(), out=both_C2F)
-            y_CD = _activated(both_C2F) @ w_out[expert].to(dtype).t()
-            y_ND.index_add_(0, token_C, y_CD.to(y_ND.dtype) * weight_C.unsqueeze(-1).to(y_ND.dtype))
-        ctx.counts, ctx.dtype = counts, dtype
+            torch.mm(_activated(both_C2F), w_out[expert].to(dtype).t(), out=y_CD)
+
+        run_all(compute, _parts(counts, both_M2F, token_M, y_MD), len(counts), x_ND.device)
+        ctx.counts, ctx.dtype, ctx.at_M = counts, dtype, at_M
         ctx.save_for_backward(cast_ND, weight_M, token_M, w_in, w_out, both_M2F)
-        return y_ND
+        return _sum_by_token(y_MD, token_M, at_M, x_ND, weight_M)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, weight_M, token_M, w_in, w_out, both_M2F = ctx.saved_tensors
         dtype, cast_ND = ctx.dtype, grad_ND.to(ctx.dtype)
-        grad_x, grad_weight = torch.zeros_like(grad_ND), torch.zeros_like(weight_M)
-        grad_in, grad_out = torch.zeros_like(w_in), torch.zeros_like(w_out)
-        parts = _parts(ctx.counts, both_M2F, weight_M, token_M, grad_weight)
-        for expert, both_C2F, weight_C, token_C, given_C in parts:
+        grad_weight, grad_x_MD = torch.zeros_like(weight_M), _block(cast_ND, len(token_M), x_ND.shape[1])
+        grad_in, grad_out = torch.empty_like(w_in), torch.empty_like(w_out)
+        for expert, count in enumerate(ctx.counts):
+            if not count:
+                grad_in[expert], grad_out[expert] = 0.0, 0.0
+
+        def compute(expert: int, both_C2F: Tensor, weight_C: Tensor, token_C: Tensor, given_C: Tensor,
+                    grad_x_CD: Tensor) -> None:  # fmt: skip
             grad_CD, weight_C1 = cast_ND.index_select(0, token_C), weight_C.unsqueeze(-1).to(dtype)
             gate_CF, up_CF = both_C2F.chunk(2, dim=-1)
             silu_CF = F.silu(gate_CF)
             active_CF = silu_CF * up_CF
             to_active = grad_CD @ w_out[expert].to(dtype)
             given_C.copy_((to_active * active_CF).sum(-1, dtype=torch.float32))
-            grad_out[expert] = grad_CD.t() @ active_CF.mul_(weight_C1)
+            _product_into(grad_out[expert], grad_CD.t(), active_CF.mul_(weight_C1))
             to_active.mul_(weight_C1)
             to_both = torch.empty_like(both_C2F)
             torch.mul(to_active, silu_CF, out=to_both[:, up_CF.shape[1] :])
             to_both[:, : up_CF.shape[1]] = torch.ops.aten.silu_backward(to_active.mul_(up_CF), gate_CF)
-            grad_in[expert] = to_both.t() @ x_ND.index_select(0, token_C)
-            grad_x.index_add_(0, token_C, (to_both @ w_in[expert].to(dtype)).to(grad_x.dtype))
-        return grad_x, grad_weight, None, None, grad_in, grad_out, None
+            _product_into(grad_in[expert], to_both.t(), x_ND.index_select(0, token_C))
+            torch.mm(to_both, w_in[expert].to(dtype), out=grad_x_CD)
+
+        parts = _parts(ctx.counts, both_M2F, weight_M, token_M, grad_weight, grad_x_MD)
+        run_all(compute, parts, len(ctx.counts), x_ND.device)
+        grad_x = _sum_by_token(grad_x_MD, token_M, ctx.at_M, grad_ND)
+        return grad_x, grad_weight, None, None, None, grad_in, grad_out, None
+
+
+def _block(like: Tensor, rows: int, width: int) -> Tensor:
+    """Uninitialised rows out of a block of nearly always the same size: blocks of many sizes leave gaps in the heap."""
+    return like.new_empty(-(-rows // BLOCK_ROWS) * BLOCK_ROWS, width)[:rows]
+
+
+def _product_into(result: Tensor, a: Tensor, b: Tensor) -> None:
+    """result = a @ b, rounded to the result's format."""
+    if result.dtype == a.dtype:
+        torch.mm(a, b, out=result)
+    else:
+        result.copy_(a @ b)
+
+
+def _sum_by_token(rows_MD: Tensor, token_M: Tensor, at_M: Tensor | None, like_ND: Tensor,
+                  weight_M: Tensor | None = None) -> Tensor:  # fmt: skip
+    """Sum over each token's assignments (those `at_M`, or all) of their rows times weights, in the experts' order.
+
+    Gathers, since adding rows to tokens is done by one thread alone.
+    """
+    sum_ND = torch.zeros_like(like_ND)
+    token_A = token_M if at_M is None else token_M.index_select(0, at_M)
+    if not len(token_A):
+        return sum_ND
+    order_A, count_N = token_A.argsort(stable=True), torch.bincount(token_A, minlength=len(like_ND))
+    order_A = order_A if at_M is None else at_M.index_select(0, order_A)
+    first_N = count_N.cumsum(0) - count_N
+    for choice in range(int(count_N.max())):
+        has_N = count_N > choice
+        row_N = order_A.index_select(0, (first_N + choice).clamp_(max=len(order_A) - 1))
+        part_ND = rows_MD.index_select(0, row_N).to(sum_ND.dtype)
+        scale_N = has_N.to(sum_ND.dtype) if weight_M is None else weight_M.index_select(0, row_N) * has_N
+        sum_ND.add_(part_ND.mul_(scale_N.unsqueeze(-1).to(sum_ND.dtype)))
+    return sum_ND
 
 
 def _parts(counts: list[int], *rows_M: Tensor) -> Iterator[tuple[Any, ...]]:

@@ -104,7 +104,8 @@ class Attention(nn.Module):
         blocks = []
         for start, end in query_blocks(T):
             score = q[..., start:end, :] @ k[..., :end, :].transpose(-1, -2)
-            score.masked_fill_(hidden[..., start:end, :end], float("-inf"))
+            first = start if document_BT is None else 0  # what lies before the block is seen by all of it
+            score[..., first:].masked_fill_(hidden[..., start:end, first:end], float("-inf"))
             weight = score.softmax(-1, dtype=torch.float32).to(v.dtype)
             blocks.append(weight @ v[..., :end, :])
         return torch.cat(blocks, dim=-2).view(B, H, T, d)

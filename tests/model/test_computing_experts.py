@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +15,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.nn import functional as F
 
 from lumina.model import experts
+from lumina.model.crew import run_all
 
 HIDDEN, WIDTH = 16, 24
 
@@ -71,6 +75,59 @@ def test_products_follow_autocast_and_gradients_stay_in_float32(compute: experts
     for one, other in zip(found, results(plain, given_), strict=True):
         assert not torch.equal(one, other)  # computed in bfloat16 indeed
         torch.testing.assert_close(one, other, rtol=0.05, atol=0.05 * float(other.abs().max()))
+
+
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_two_threads")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_experts_side_by_side_give_the_bits_of_one_after_the_other(dtype: torch.dtype) -> None:
+    given_ = inputs([37, 0, 21, 64, 1], 50)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
+        found = [results(experts.one_by_one, given_) for _ in range(5)]
+        torch.set_num_threads(1)
+        wanted = results(experts.one_by_one, given_)
+    for again in found:
+        assert all(torch.equal(one, other) for one, other in zip(again, wanted, strict=True))
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_an_expert_that_fails_ends_the_step_after_the_others() -> None:
+    done: list[int] = []
+
+    def compute(number: int) -> None:
+        if number == 1:
+            raise RuntimeError("no memory")
+        assert not torch.is_grad_enabled()
+        assert torch.get_num_threads() == 1
+        time.sleep(0.05)
+        done.append(number)
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        run_all(compute, [(number,) for number in range(6)], 6, torch.device("cpu"))
+    assert sorted(done) == [0, 2, 3, 4, 5]
+    assert torch.get_num_threads() == 2
+
+
+def test_products_of_16_bits_have_few_sizes_and_the_same_figures() -> None:
+    sizes = {size for count in range(1, 4096) for size in experts._in_few_sizes([count], *two(count))[0]}
+    assert len(sizes) < 80
+    assert all(size / count < 1.13 for count in (200, 333, 1025, 4095) for size in sizes_of(count))
+    assert sizes_of(0) == [0]
+
+
+def two(count: int) -> tuple[Tensor, Tensor]:
+    return torch.ones(count), torch.zeros(count, dtype=torch.int64)
+
+
+def sizes_of(count: int) -> list[int]:
+    return experts._in_few_sizes([count], *two(count))[0]
 
 
 def test_the_backward_pass_keeps_the_tokens_once_and_two_widths_per_assignment() -> None:
