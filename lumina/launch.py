@@ -24,8 +24,9 @@ from lumina.store.lock import describe_holder, holder, is_locked
 START_SECONDS = 20.0
 LOG_TAIL = 12
 SPIN_COUNT = "1000"
-# glibc gives large buffers back after every step and faults them in again; keeping them is worth about 1.2x.
-ALLOCATOR = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
+# glibc gives large buffers back after every step and faults them in again; keeping them is worth about 1.2x. One heap
+# for all threads: with one for each, what one gave back the others do not get.
+ALLOCATOR = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.arena_max=1"
 
 
 def create_run(config: Config, name: str, directory: str | Path, parent: Mapping[str, Any] | None = None) -> RunPaths:

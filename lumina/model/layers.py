@@ -7,9 +7,11 @@ They follow the Llama layout (no biases) and know nothing of routing.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lumina.accounting import SHORT_SEQUENCE, query_blocks
@@ -24,7 +26,32 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.weight * unit_rms(x, self.eps).to(x.dtype)
+        y: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
+        return y
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Keeps x, which the residual keeps anyway, and one number for each token.
+
+    With u = x / rms(x) and g = gradient * weight, the gradient of x is (g - u mean(g u)) / rms(x).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, scale)
+        return weight * (wide * scale).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        unit, wide = x.float() * scale, grad.float()
+        to_weight = (wide * unit).flatten(0, -2).sum(0).to(weight.dtype)
+        to_unit = wide * weight
+        to_x = unit.mul_((to_unit * unit).mean(-1, keepdim=True)).neg_().add_(to_unit).mul_(scale)
+        return to_x.to(x.dtype), to_weight, None
 
 
 def unit_rms(x: Tensor, eps: float) -> Tensor:

@@ -87,7 +87,8 @@ def test_a_detector_whose_proposals_hurt_is_heard_no_more():
     assert not distrusted.check(40, HPARAMS, [], [], record).proposals
 
 
-def test_the_diagram_has_every_bin_with_what_was_told_and_what_came_of_it():
+def test_the_diagram_has_every_bin_with_what_was_told_and_what_came_of_it(monkeypatch):
+    monkeypatch.setattr(calibration, "shipped_prior", dict)  # whose detectors have rows of their own
     rows = reliability([ended("helped", "hurt", "neutral"), ended("helped", cause="spike", confidence=0.8)])
     every = [(row.low, row.high, row.count) for row in rows if row.detector == "all"]
     assert every == [(0.0, 0.5, 0), (0.5, 0.75, 0), (0.75, 0.9, 1), (0.9, 1.0, 3)]
