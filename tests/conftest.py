@@ -1,7 +1,8 @@
-"""Shared by all tests: caches go to a temporary folder."""
+"""Shared by all tests: caches go to a temporary folder, and the log's level is not handed on."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -12,3 +13,10 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUMINA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_log_level() -> Iterator[None]:
+    """A run sets the level of the whole process, as its configuration says; the next test is another process's."""
+    yield
+    logging.getLogger("lumina").setLevel(logging.NOTSET)
