@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lumina.config.problems import did_you_mean
 from lumina.interventions.api import Declaration, Intervention, Risk
 from lumina.interventions.batch import AdjustBatchSize, AdjustDifficultySampling
 from lumina.interventions.depth import AdjustModCapacity, AdjustModSchedule
@@ -84,8 +85,8 @@ def build(method: str, args: Mapping[str, Any]) -> Intervention:
     """
     known = catalogue()
     if method not in known:
-        available = ", ".join(ACTIONS)
-        raise Refusal("unknown_method", f"there is no intervention {method!r}; available: {available}")
+        hint = did_you_mean(method, known) or f"available: {', '.join(ACTIONS)}"
+        raise Refusal("unknown_method", f"there is no intervention {method!r}; {hint}")
     declaration = known[method]
     if declaration.kind == "query":
         raise Refusal("bad_argument", f"{method} is a query, not an intervention; ask it with lumina query")

@@ -22,7 +22,9 @@ def run_all(compute: Callable[..., None], pieces: Iterable[tuple[Any, ...]], mos
     """
     threads = torch.get_num_threads()
     workers = min(threads, most)
-    if workers == 1 or device.type != "cpu":
+    # What counts operations or replaces tensors does so in its own thread only.
+    watched = torch._C._len_torch_dispatch_stack() > 0
+    if workers == 1 or device.type != "cpu" or watched:
         for piece in pieces:
             compute(*piece)
         return
