@@ -32,6 +32,8 @@ _DAMAGE, _CONTROL, _SYMBOL, _SPACE, _WIDE = 1, 2, 3, 4, 5
 _SPACES = b" \t\n\r\f\v"
 _CONTROLS = bytes(code for code in (*range(32), 127) if code not in _SPACES)
 _SYMBOLS = b"#$*+=^`|~\\"
+_WORDS = bytes(32 if code in _SPACES else 120 for code in range(256))  # every byte of a word as x
+_LONG_WORD = b"x" * WORD
 _EVIDENCE = (b"\xc3\x83\xc2", b"\xc3\xa2\xe2\x82\xac")  # UTF-8 that was read as Latin-1 and saved again: "Ã.", "â€"
 _ASCII = re.compile(r"[\x00-\x7f]+")
 
@@ -83,7 +85,7 @@ def quality_of(text: str) -> Quality:
         _above(_repeated(text, data, of, ascii_only=not other) / of),
         _above(_repeated_lines(text)),
         _repetition(data, words),
-        _above(_unbroken(text, words, ascii_only=not other) / of),
+        _above(_unbroken(text, data, words, ascii_only=not other) / of),
         max(0, 3 - visible) / 20,
     )
     if not any(took):
@@ -120,9 +122,9 @@ def _codes(text: str, data: bytes, *, ascii_only: bool) -> NDArray[Any]:
     return np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)
 
 
-def _unbroken(text: str, words: list[bytes], *, ascii_only: bool) -> int:
+def _unbroken(text: str, data: bytes, words: list[bytes], *, ascii_only: bool) -> int:
     """Characters in words of at least `WORD`, without scripts that need no spaces."""
-    if max(map(len, words), default=0) < WORD:
+    if _LONG_WORD not in data.translate(_WORDS):
         return 0
     if ascii_only:
         return sum(len(word) for word in words if len(word) >= WORD)
