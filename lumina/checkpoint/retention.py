@@ -67,7 +67,7 @@ def prune_set_aside(root: Path, pinned: Iterable[str] = ()) -> None:
             if folder.name not in held:
                 atomic.remove_tree(folder)
     for branch in root.glob("abandoned/*"):
-        if not any(branch.iterdir()):
+        if branch.is_dir() and not any(branch.iterdir()):
             atomic.remove_tree(branch)
 
 

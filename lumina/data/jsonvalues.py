@@ -21,6 +21,7 @@ _SPACE = b" \t\r\n"
 AROUND = ("data", "train", "samples", "examples", "instances", "rows")  # keys under which a file's samples may stand
 _BEFORE_SAMPLES = re.compile(rb'"(?:%b)"\s*:\s*\Z' % "|".join(AROUND).encode())
 _KEY_BYTES = 64
+_BLANKS = 256  # that may stand before the first sample of a list
 Found = tuple[int, Any] | Issue
 
 
@@ -135,7 +136,7 @@ class _Splitter:
             elif mark == b"\\":
                 self._escaped = position == len(chunk)
                 position += 1
-            elif mark == b"[" and self._begins_samples(chunk[at : position - 1]):
+            elif mark == b"[" and self._begins_samples(chunk[at : position - 1], chunk[position : position + _BLANKS]):
                 self._take(chunk[at:position])
                 self._drop()
                 at, self._depth, self._base = position, 2, 2
@@ -164,10 +165,14 @@ class _Splitter:
             return False
         return True if self._depth == self._base else None
 
-    def _begins_samples(self, before: bytes) -> bool:
-        """Whether a bracket opens the list of samples in the object that the whole file is."""
+    def _begins_samples(self, before: bytes, after: bytes) -> bool:
+        """Whether a bracket opens the list of samples in the object that the whole file is; samples are objects."""
         inside = self._depth == 1 and self._base == 0 and not self._found
-        return inside and bool(_BEFORE_SAMPLES.search(bytes(self._held[-_KEY_BYTES:]) + before[-_KEY_BYTES:]))
+        return (
+            inside
+            and after.lstrip(_SPACE)[:1] in (b"{", b"")
+            and bool(_BEFORE_SAMPLES.search(bytes(self._held[-_KEY_BYTES:]) + before[-_KEY_BYTES:]))
+        )
 
     def _follow_samples(self) -> None:
         """Nothing is kept from the end of such a list to the end of its object."""

@@ -150,6 +150,13 @@ class Controls(Protocol):
     """observe, ask or auto."""
 
     @property
+    def lengths_given(self) -> int:
+        """How often a person has given the run's length on a start or a resume."""
+
+    def end_after(self, total_steps: int, given: int) -> None:
+        """From the next step on the run ends after so many, unless its length was given more often than `given`."""
+
+    @property
     def paused(self) -> bool: ...
 
     @property
@@ -211,6 +218,10 @@ class Intervention:
 
     def apply(self, controls: Controls, resolved: Values) -> None:
         raise Refusal("unsupported", f"{self.declaration.method} cannot be applied")
+
+    def outdated(self, controls: Controls, resolved: Values) -> bool:
+        """True where a word of a person has replaced it since: repeating it shows nothing that its receipt says."""
+        return False
 
     def read_back(self, controls: Controls) -> Values:
         """The values this action is about, read from the live model or optimizer."""

@@ -125,8 +125,14 @@ class AdjustTrainingLength(Intervention):
                 f"allowed: {controls.step + 1} or more; early_stop ends it now",
             )
 
+    def resolve(self, controls: Controls) -> Values:
+        return {"lengths_given": controls.lengths_given}
+
+    def outdated(self, controls: Controls, resolved: Values) -> bool:
+        return int(resolved["lengths_given"]) < controls.lengths_given
+
     def apply(self, controls: Controls, resolved: Values) -> None:
-        controls.set("total_steps", self.total_steps)
+        controls.end_after(self.total_steps, int(resolved["lengths_given"]))
 
     def read_back(self, controls: Controls) -> Values:
         return {"total_steps": controls.get("total_steps")}
@@ -135,13 +141,13 @@ class AdjustTrainingLength(Intervention):
         return bool(after["total_steps"] == self.total_steps)
 
     def undo(self, controls: Controls, before: Values) -> None:
-        if before["total_steps"] <= controls.step:
+        if before["total_steps"] <= controls.step and not self.outdated(controls, {"lengths_given": 0, **before}):
             raise Refusal(
                 "unsupported",
                 f"the run was to end after step {before['total_steps']}, and it is at {controls.step}: give a length "
                 "by adjust_training_length, or take it back by undo --rewind",
             )
-        controls.set("total_steps", before["total_steps"])
+        controls.end_after(before["total_steps"], int(before.get("lengths_given", controls.lengths_given)))
 
 
 AUTONOMY = ("observe", "ask", "auto")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ def run_all(compute: Callable[..., None], pieces: Iterable[tuple[Any, ...]], mos
         done.result()
 
 
-@lru_cache(maxsize=1)
+@cache  # layers have different numbers of experts once one was added
 def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
     """A pool that shares `threads` out among its workers."""
 

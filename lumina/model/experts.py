@@ -31,7 +31,7 @@ def one_by_one(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E: Tensor,
     kind = x_ND.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_ND.dtype
     counts, at_M = count_E.tolist(), None
-    if kind == "cpu" and dtype != torch.float32:
+    if kind == "cpu" and dtype == torch.bfloat16:  # whose range is float32's: what is added cannot overflow alone
         counts, at_M, weight_M, token_M = _in_few_sizes(counts, weight_M, token_M)
     with torch.autocast(kind, enabled=False):
         result: Tensor = _OneByOne.apply(x_ND, weight_M, token_M, at_M, counts, w_in, w_out, dtype)  # type: ignore[no-untyped-call]

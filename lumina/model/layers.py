@@ -31,7 +31,7 @@ class RMSNorm(nn.Module):
 
 
 class _RMSNorm(torch.autograd.Function):
-    """Keeps x, which the residual keeps anyway, and one number for each token.
+    """Keeps x alone, and one number for each token.
 
     With u = x / rms(x) and g = gradient * weight, the gradient of x is (g - u mean(g u)) / rms(x).
     """

@@ -107,6 +107,7 @@ class Signals:
         self.since_check = {"steps": 0, "non_finite": 0}
         self._load: Floats | None = None
         self._load_steps = 0
+        self._load_before: Floats | None = None  # mean loads between the two checks before
         self.live: list[int] = []
         self.alive: list[list[bool]] = []
         self.blocks: list[Block] = []
@@ -212,6 +213,11 @@ class Signals:
         mean: Floats = self._load[self.layers.index(layer)] / self._load_steps
         return mean
 
+    def mean_load_before(self, layer: int) -> Floats | None:
+        """As `mean_load`, of the steps between the last check and the one before it."""
+        mean: Floats | None = None if self._load_before is None else self._load_before[self.layers.index(layer)]
+        return mean
+
     def live_experts(self, layer: int, otherwise: int) -> int:
         """Experts of a layer that take tokens."""
         return self.live[self.layers.index(layer)] if self.live else otherwise
@@ -223,6 +229,7 @@ class Signals:
     def checked(self) -> None:
         """Starts counting anew after a health check."""
         self.since_check = {"steps": 0, "non_finite": 0}
+        self._load_before = None if self._load is None else self._load / self._load_steps
         self._load, self._load_steps = None, 0
         self.clock.checked()
 
@@ -234,6 +241,7 @@ class Signals:
             "since_check": dict(self.since_check),
             "load": None if self._load is None else self._load.tolist(),
             "load_steps": self._load_steps,
+            "load_before": None if self._load_before is None else self._load_before.tolist(),
             "live": list(self.live),
             "alive": [list(row) for row in self.alive],
             "blocks": [[b.step, _plain(b.loss), _plain(b.stray), _plain(b.grad_norm)] for b in self.blocks],
@@ -259,6 +267,8 @@ class Signals:
         self.since_check = dict(state["since_check"])
         self._load = None if state["load"] is None else np.array(state["load"], np.float64)
         self._load_steps = int(state["load_steps"])
+        before = state.get("load_before")
+        self._load_before = None if before is None else np.array(before, np.float64)
         self.live = [int(count) for count in state["live"]]
         self.alive = [[bool(value) for value in row] for row in state["alive"]]
         self.blocks = [Block(int(row[0]), *(_number(value) for value in row[1:])) for row in state["blocks"]]

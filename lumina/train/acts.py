@@ -112,14 +112,20 @@ class Acts:
 
         Raises `Refusal` (verify_failed) when the values are not those that its receipt says.
         """
+        undone = doc
         if doc["kind"] == "undo":
-            undone = next(past for past in self.session.journal.entries if past.id == doc["undoes"])
-            action = build(undone.doc["method"], undone.doc["args"])
-            before, after = undo.revert(self.controls, undone.doc)
+            undone = next(past for past in self.session.journal.entries if past.id == doc["undoes"]).doc
+        action, resolved = build(undone["method"], undone["args"]), undone.get("resolved") or {}
+        outdated = action.outdated(self.controls, resolved)
+        if doc["kind"] == "undo":
+            before, after = undo.revert(self.controls, undone)
+        elif outdated:
+            before = action.read_back(self.controls)
+            action.apply(self.controls, resolved)
+            after = action.read_back(self.controls)
         else:
-            action = build(doc["method"], doc["args"])
-            before, after = self.apply(action, doc.get("resolved") or {})
-        if not action.same(after, doc["after"]):
+            before, after = self.apply(action, resolved)
+        if not outdated and not action.same(after, doc["after"]):
             raise Refusal(
                 "verify_failed", f"re-applying {doc['method']} of step {doc['step']} gave {after}, not {doc['after']}"
             )

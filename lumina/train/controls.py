@@ -62,9 +62,6 @@ class LiveControls:
         elif name == "batch_size" and value is not None:
             self._state.batch_size = int(value)
             self._session.recreate_loader()
-        elif name == "total_steps" and value is not None:
-            self._session.change_length(int(value))
-            self._engine.set_hparams(learning_rate=self.next_learning_rate())
         elif name == "difficulty_sampling" and value is not None:
             self._session.sample_by_difficulty(value)
         else:
@@ -100,6 +97,14 @@ class LiveControls:
         self._engine.rebuild(surgery.restore_expert(self._engine.export_state(), layer_idx, expert_idx))
 
     # The course of the run
+
+    @property
+    def lengths_given(self) -> int:
+        return self._session.plan.asked
+
+    def end_after(self, total_steps: int, given: int) -> None:
+        self._session.change_length(total_steps, given)
+        self._engine.set_hparams(learning_rate=self.next_learning_rate())
 
     @property
     def position(self) -> int:

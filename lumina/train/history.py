@@ -160,10 +160,13 @@ class Replay:
         """Whether such an entry is still to come."""
         return any(entry.type == type and entry.id == id for entry in self.entries)
 
-    def holds_proposal(self, step: int, cause: str) -> bool:
-        """Whether what the orchestrator found at that step about `cause` is still to come."""
-        proposals = (entry for entry in self.entries if entry.type == "proposal")
-        return any(entry.step == step and entry.doc["cause"] == cause for entry in proposals)
+    def proposals(self, step: int) -> list[Mapping[str, Any]]:
+        """What the orchestrator found at that step and is still to come."""
+        return [entry.doc for entry in self.entries if entry.type == "proposal" and entry.step == step]
+
+    def acts_at_once(self, step: int) -> bool:
+        """Whether an emergency of that step was acted on."""
+        return any(doc.get("emergency") and doc.get("course") == "act" for doc in self.proposals(step))
 
     def active(self, step: int) -> bool:
         """True while decisions come from the journal: nothing is decided anew."""
@@ -191,8 +194,8 @@ class HalfDone:
 def half_done(entries: Sequence[Entry]) -> HalfDone | None:
     """What a trainer that died may have left half done; nothing where the run went on, or ended, after it."""
     for entry in reversed(entries):
-        if entry.type in ("checkpoint", "effect") or entry.doc.get("cause") == "restart":
-            continue
+        if entry.type in ("checkpoint", "effect", "oom_split", "batch_skipped") or entry.doc.get("cause") == "restart":
+            continue  # what a resume met on its way to that step lies behind it in the journal
         receipt = entry.doc if entry.type == "applied" else entry.doc.get("receipt") or {}
         wanted = receipt.get("proposal")
         made_for = next((past.doc for past in entries if past.type == "proposal" and past.id == wanted), None)

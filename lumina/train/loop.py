@@ -52,13 +52,18 @@ class Loop:
 
     def run(self, until: int | None = None) -> str:
         """Trains up to step `until` (the budget by default); returns `finished`, `stopped` or `running`."""
-        while not self._reached(until):
+        while True:
+            while not self._reached(until):
+                self.steering.at_boundary()
+                if self.steering.stopping:
+                    self.saver.save("final" if "asked" in self.steering.stopping else "emergency")
+                    return "stopped"
+                self.step()
+            if not self._reached(None):
+                return "running"
             self.steering.at_boundary()
-            if self.steering.stopping:
-                self.saver.save("final" if "asked" in self.steering.stopping else "emergency")
-                return "stopped"
-            self.step()
-        return self._finish() if self._reached(None) else "running"
+            if self._reached(None):
+                return self._finish()
 
     def _reached(self, until: int | None) -> bool:
         """Whether step `until` or the end has come; a decision may have moved the end."""
@@ -67,7 +72,6 @@ class Loop:
         return session.state.step >= goal or session.orchestrator.ended is not None
 
     def _finish(self) -> str:
-        self.steering.at_boundary()
         self.oversight.finish()
         self.saver.save("final")
         return "finished"

@@ -40,9 +40,9 @@ class Oversight:
         """Shows one step to the orchestrator, and lets it check when a check is due."""
         session = self.session
         session.orchestrator.observe(step, series, arrays)
-        if self.enabled and session.orchestrator.urgent():
-            self._emergency(step)
-        if session.state.step == step and step % session.config.orchestrator.check_interval == 0:
+        # What is done in an emergency changes what a check would see: the next one is soon enough.
+        acted = self.enabled and session.orchestrator.urgent() and self._emergency(step)
+        if session.state.step == step and not acted and step % session.config.orchestrator.check_interval == 0:
             self._check(step)
         self._conclude(step)
 
@@ -68,13 +68,15 @@ class Oversight:
                "confounded_by": others, "measured_step": step}  # fmt: skip
         session.commit("effect", receipt["id"], doc)
 
-    def _emergency(self, step: int) -> None:
-        """What cannot wait for the next check. While the journal is repeated, it decides."""
+    def _emergency(self, step: int) -> bool:
+        """What cannot wait for the next check; whether it was acted on. While the journal is repeated, it decides."""
         session = self.session
         past, record = session.past.attempts, session.ledger.record
         found = session.orchestrator.emergencies(step, self._live(), past, record)
+        acted = session.replay.acts_at_once(step)
         if self._decides(step):
-            self._propose_all(step, found)
+            acted = self._propose_all(step, found) or acted
+        return acted
 
     def _decides(self, step: int) -> bool:
         """Not while the journal is repeated, but for the check in the middle of which it breaks off: that is ended."""
@@ -104,25 +106,28 @@ class Oversight:
             decide(session, proposal_id, "withdrawn", why)
         self._propose_all(step, result.proposals)
 
-    def _propose_all(self, step: int, proposals: Iterable[Proposal]) -> None:
-        """Journals all of them, with what is to become of each, before the first one changes anything."""
+    def _propose_all(self, step: int, proposals: Iterable[Proposal]) -> bool:
+        """Journals all of them, with what is to become of each, before the first one changes anything; whether any of
+        them is acted on."""
         begun: list[dict[str, Any]] = []
         planned: list[Attempt] = []
+        held = {str(doc["cause"]): doc for doc in self.session.replay.proposals(step)}
         for proposal in proposals:
-            doc = self._propose(step, proposal, planned)
-            if doc is not None and doc["course"] == "act":
-                begun.append(doc)
+            ahead = proposal.cause in held  # a trainer that died had got as far as this one
+            doc = held[proposal.cause] if ahead else self._propose(step, proposal, planned)
+            if doc is not None and doc.get("course") == "act":
+                begun += [] if ahead else [dict(doc)]
                 planned.append(Attempt(proposal.cause, step, proposal.method, alone=True, rewound=False))
-        if self.session.replay.active(step):
-            return  # they follow what the journal has of this check
-        for doc in begun:
-            if self.session.state.step == step:  # whatever else was found is another matter after a rewind
-                carry_out_alone(self.steering.acts, doc)
+        if not self.session.replay.active(step):  # else they follow what the journal has of this check
+            for doc in begun:
+                if self.session.state.step == step:  # whatever else was found is another matter after a rewind
+                    carry_out_alone(self.steering.acts, doc)
+        return bool(planned)
 
     def _propose(self, step: int, proposal: Proposal, planned: Sequence[Attempt]) -> dict[str, Any] | None:
         """Journals a proposal; None where there is nothing new to journal."""
         session = self.session
-        if proposal.id in session.ledger.proposals or session.replay.holds_proposal(step, proposal.cause):
+        if proposal.id in session.ledger.proposals:
             return None
         if proposal.id in session.past.causes:  # made before on a branch that was left; here it is another one
             proposal = dataclasses.replace(proposal, id=uuid.uuid5(uuid.UUID(proposal.id), session.segment).hex)

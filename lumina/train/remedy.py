@@ -53,11 +53,12 @@ def take_up(acts: Acts) -> None:
             carry_out_alone(acts, left[id])
 
 
-def decide(session: Session, proposal_id: str, decision: str, why: str) -> None:
+def decide(session: Session, proposal_id: str, decision: str, why: str, author: Author = ORCHESTRATOR,
+           **about: Any) -> None:  # fmt: skip
     """Journals what becomes of a proposal without a person, unless the journal that is being repeated has it."""
     entry_id = uuid.uuid5(uuid.UUID(proposal_id), decision).hex
     if not session.replay.holds("decision", entry_id):
-        doc = {"proposal": proposal_id, "decision": decision, "author": ORCHESTRATOR, "why": why}
+        doc = {"proposal": proposal_id, "decision": decision, "author": dict(author), "why": why, **about}
         session.commit("decision", entry_id, doc)
 
 
@@ -95,7 +96,8 @@ def _make(acts: Acts, proposal: Mapping[str, Any], asked: Asked, author: Author,
     if done is None:
         raise refused or Refusal("bad_argument", f"proposal {proposal['id']} asks for nothing")
     if last is not None:  # else nothing in the journal would say that this was the end of it
-        decide(acts.session, proposal["id"], "approved", f"the last of it was not made: {last.message}")
+        why = f"the last of it was not made: {last.message}"
+        decide(acts.session, proposal["id"], "approved", why, author, args=dict(done["args"]), receipt=id)
     return done
 
 

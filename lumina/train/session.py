@@ -104,10 +104,11 @@ class Session:
         self.plan = plan
         self.orchestrator.planned(self.total_steps)
 
-    def change_length(self, total_steps: int) -> None:
-        """From the next step on the run is to end after this one; the rest of the schedule is stretched to it."""
-        self.state.lengths.append([self.state.step, total_steps, self.plan.asked])
-        self.orchestrator.planned(total_steps)
+    def change_length(self, total_steps: int, asked: int) -> None:
+        """From the next step on the run is to end after this one; the rest of the schedule is stretched to it. `asked`
+        is the plan's when that was decided: a plan that a person asked for since then does not change."""
+        self.state.lengths.append([self.state.step, total_steps, asked])
+        self.orchestrator.planned(self.total_steps)
 
     def hparams(self) -> dict[str, float | None]:
         """Every live value, read where it is in force."""

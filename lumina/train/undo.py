@@ -45,15 +45,18 @@ def revert(controls: LiveControls, applied: Mapping[str, Any]) -> tuple[dict[str
     Raises `Refusal`: superseded when the live values are not what the receipt says, unsupported where only a rewind
     can, verify_failed.
     """
-    action = build(applied["method"], applied["args"])
+    action, resolved = build(applied["method"], applied["args"]), applied.get("resolved") or {}
     before = action.read_back(controls)
+    if action.outdated(controls, resolved):  # only where a journalled undo is repeated
+        action.undo(controls, {**applied["before"], **resolved})
+        return before, action.read_back(controls)
     if not action.same(before, applied["after"]):
         raise Refusal(
             "superseded",
             f"{applied['method']} left {applied['after']}, and it is {before} now: a later change lies on top of it; "
             "undo that one first",
         )
-    action.undo(controls, applied["before"])
+    action.undo(controls, {**applied["before"], **resolved})
     after = action.read_back(controls)
     if not action.same(after, applied["before"]):
         raise Refusal("verify_failed", f"read back {after} after undoing {applied['method']}")

@@ -328,9 +328,12 @@ def _show(watching: Orchestrator, steps: range, entropy: float = 0.45,
 
 
 def proposed_for_a_dead_expert(**changes: Any) -> list[str]:
-    watching = _watching(check_interval=30, **changes)
-    _show(watching, range(1, 31), entropy=0.9, load=(0.34, 0.33, 0.33, 0.0))
-    return [proposal.method for proposal in watching.check(30, {"routing_temperature": 1.0}, []).proposals]
+    """An expert that was dead at two checks in a row."""
+    watching, found = _watching(check_interval=30, **changes), []
+    for step in (30, 60):
+        _show(watching, range(step - 29, step + 1), entropy=0.9, load=(0.34, 0.33, 0.33, 0.0))
+        found += watching.check(step, {"routing_temperature": 1.0}, []).proposals
+    return [proposal.method for proposal in found]
 
 
 def asked_again(**changes: Any) -> list[int]:

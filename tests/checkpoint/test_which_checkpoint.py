@@ -118,7 +118,9 @@ def test_of_what_was_set_aside_the_newest_three_stay(tmp_path: Path) -> None:
         for place in (branch, damaged):
             place.mkdir(parents=True, exist_ok=True)
             age(saved(place, 9 - number), 1000 + number)
+    (tmp_path / "abandoned" / "notes.txt").write_text("why I went back")
     prune_set_aside(tmp_path)
+    assert (tmp_path / "abandoned" / "notes.txt").exists()
     left = sorted(folder.relative_to(tmp_path).as_posix() for folder in tmp_path.glob("*/**/checkpoint_*"))
     assert left == [
         "abandoned/branch1/checkpoint_step_6",

@@ -114,6 +114,12 @@ def test_samples_may_stand_in_a_list_inside_of_one_object(
     assert read(tmp_path / "a.json") == [("text", "one"), ("text", "two")]
 
 
+def test_a_field_of_a_sample_is_no_list_of_samples(tmp_path: Path) -> None:
+    samples = [{"text": word, "examples": ["a", "b"]} for word in ("one", "two")]
+    (tmp_path / "a.json").write_text("\n".join(json.dumps(sample, indent=2) for sample in samples))
+    assert read(tmp_path / "a.json") == [("text", "one"), ("text", "two")]
+
+
 def test_a_list_of_samples_that_is_cut_off_is_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{\n"data": [\n{"text": "one"},\n{"text": "tw')
     with pytest.raises(DataError, match=r"a.json:4: the file ends inside this JSON value: it is cut off"):

@@ -144,6 +144,19 @@ def test_an_emergency_does_not_wait_for_the_check():
     assert first.args == {"num_steps": 1}
 
 
+def test_an_expert_is_replaced_only_when_it_was_dead_at_two_checks_in_a_row():
+    orchestrator, proposed = with_memory(), []
+    start = 2 * CHECK + 1  # the windows are full by then; it was never alive in them, so there is nothing to go back to
+    for step in course(0, 5 * CHECK, fault=lasting(load_of(3, 0.0), at=0)):
+        if step[0] < start:
+            step[2]["expert_load"] = np.full_like(step[2]["expert_load"], np.nan)
+        orchestrator.observe(*step)
+        if step[0] % CHECK == 0:
+            said = orchestrator.check(step[0], LIVE, ())
+            proposed += [(step[0], proposal.method) for proposal in said.proposals if proposal.cause == "dead_expert"]
+    assert proposed == [(4 * CHECK, "prune_expert")]
+
+
 def test_noise_in_the_data_is_left_out_from_where_it_began():
     said = watch(with_memory(), course(0, 200, fault=FAULTS["data_anomaly"]))
     anomaly = next(proposal for proposal in said.proposals if proposal.cause == "data_anomaly")

@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "interventions"))
 import itertools
+import shutil
 
 from small_trainer import applied, bits, figures, hparams, killed, small_trainer, undo
 from test_replay import replayed
@@ -122,13 +123,91 @@ def test_what_lies_behind_is_refused_and_an_undo_gives_the_old_length_back(tmp_p
         assert trainer.session.orchestrator.facts.total_steps == 30
 
 
+def test_a_length_that_is_changed_at_the_last_step_still_counts(tmp_path: Path) -> None:
+    with small_trainer(tmp_path, "longer", steps=10, **SAVING) as trainer:
+        trainer.train(until=9)
+        trainer._loop.step()
+        lumina.Run(trainer._session.paths).intervene("adjust_training_length", total_steps=14)
+        assert trainer.train() == "finished"
+        assert trainer.step == 14
+
+
+def test_a_resume_repeats_a_change_that_was_made_at_the_last_step(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, steps=10, **SAVING)
+    trainer.train(until=9)
+    trainer._loop.step()
+    trainer.adjust_training_length(14)
+    trainer.train(until=11)
+    again = lumina.Trainer.open(killed(trainer), resume="8")
+    assert again.step == 8
+    assert again.train() == "finished"
+    assert again.step == 10, "a resume from a step leaves later decisions behind"
+    again.close()
+    other = small_trainer(tmp_path, "other", steps=10, **{**SAVING, "save_every_n_batches": 7})
+    other.train(until=9)
+    other._loop.step()
+    other.adjust_training_length(13)
+    other.train(until=11)
+    paths = killed(other)
+    for saved in paths.checkpoints.glob("checkpoint_step_1?"):  # such as the best: there was a validation at the end
+        shutil.rmtree(saved)
+    with lumina.Trainer.open(paths, resume="latest") as resumed:
+        assert resumed.step == 7
+        assert resumed.train() == "finished"
+        assert resumed.step == 13
+
+
+def test_steps_on_a_resume_beat_a_change_that_has_to_be_repeated(tmp_path: Path) -> None:
+    changes = {**SAVING, "save_every_n_batches": 5}
+    trainer = small_trainer(tmp_path, steps=20, **changes)
+    trainer.train(until=7)
+    trainer.adjust_training_length(9)
+    trainer.train(until=8)
+    resumed = lumina.Trainer.open(killed(trainer), resume="latest", steps=12)
+    assert resumed.step == 5
+    with resumed:
+        assert resumed.train() == "finished"
+    assert resumed.step == 12
+    assert replayed(resumed._session.paths)["verdict"] == "equal"
+
+
+def test_an_undone_change_does_not_keep_a_run_from_a_new_length(tmp_path: Path) -> None:
+    changes = {**SAVING, "save_every_n_batches": 5}
+    trainer = small_trainer(tmp_path, steps=20, **changes)
+    trainer.train(until=3)
+    trainer.adjust_training_length(18)
+    trainer.train(until=7)
+    pending = lumina.Run(trainer._session.paths).undo(str(applied(trainer)[-1].id))
+    trainer._steering.at_boundary()
+    assert pending.wait(1)["state"] == "verified"
+    trainer.train(until=8)
+    paths = killed(trainer)
+    for steps in (12, None):  # a plain resume after it finds the same
+        resumed = lumina.Trainer.open(paths, resume="latest", steps=steps)
+        resumed.train(until=9)
+        assert resumed.session.total_steps == 12
+        paths = killed(resumed)
+
+
+def test_a_length_given_at_the_step_of_a_change_replays(tmp_path: Path) -> None:
+    with small_trainer(tmp_path, steps=20, **SAVING) as trainer:
+        trainer.train(until=6)
+        trainer.adjust_training_length(30)
+    with lumina.Trainer.open(trainer._session.paths, resume="latest", steps=12) as resumed:
+        assert resumed.step == 6
+        resumed.train()
+    assert replayed(resumed._session.paths)["verdict"] == "equal"
+
+
 def test_a_lost_database_learns_the_length_from_the_journal(tmp_path: Path) -> None:
     with small_trainer(tmp_path, steps=30, **SAVING) as trainer:
         trainer.train(until=6)
         trainer.adjust_training_length(24)
         trainer.train(until=8)
     paths = trainer._session.paths
-    for path in paths.root.glob("store.db*"):
+    database = sorted(paths.root.glob(f"{paths.database.name}*"))
+    assert database
+    for path in database:
         path.unlink()
     lumina.Trainer.open(paths, resume="latest").close()
     assert StoreReader(paths).meta()["total_steps"] == 24
@@ -166,6 +245,11 @@ def test_epochs_adapt_to_the_curve_where_the_run_asked_for_it() -> None:
     assert shorter[0].args["total_steps"] < 1800
     assert "comes within 0.5% of its end" in shorter[0].evidence["summary"]
     assert not [p for p in watch(quick, 900, total=2000) if p.method == "adjust_training_length"]
+
+
+def test_at_the_end_nothing_more_is_asked_for_than_the_curve_speaks_for() -> None:
+    found = watch(quick, 1000, total=1000, adaptive_epochs=True, intervention_threshold=0.0)
+    assert all(proposal.args["total_steps"] < 1000 for proposal in found)
 
 
 def test_only_a_length_that_the_budget_chose_is_lengthened() -> None:

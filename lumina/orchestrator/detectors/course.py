@@ -30,8 +30,11 @@ class TrainingLength:
         told, planned = view.outlook.get("epochs_advice"), view.facts.total_steps
         if not told or view.step < EARLIEST * planned:
             return ()
-        wanted, loss = max(int(told["steps"]), view.step + math.ceil(OFF * view.step)), _loss(view)
-        if abs(wanted / planned - 1) < OFF or (wanted > planned and not view.facts.automatic):
+        advised, loss = int(told["steps"]), _loss(view)
+        wanted = max(advised, view.step + math.ceil(OFF * view.step))  # the schedule needs steps to come down in
+        if advised > planned and not view.facts.automatic:
+            return ()
+        if abs(wanted / planned - 1) < OFF or (wanted > planned) != (advised > planned):
             return ()
         doubt = (view.outlook["predicted_high"] - view.outlook["predicted_low"]) / 2 / loss
         words = (

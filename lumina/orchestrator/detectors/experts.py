@@ -5,7 +5,8 @@ Shares are of a layer's assignments, averaged since the last check; the fair sha
 imbalance  the busiest expert is more than 60 % of the way from the fair share to the largest possible one (1 / top-k);
            confidence from 0.5 there to 1 when every token picks it
 dead       an expert gets less than 0.15 of its fair share; confidence 1 - share / (0.15 x fair) / 2. When it died at
-           once, within the window and for at least eight steps now, going back is tried first
+           once, within the window and for at least eight steps now, going back is tried first; else it is replaced once
+           it was dead at the check before, too: routers that still settle leave out an expert for a while
 overload   the experts of a layer fill more than 0.85 of their capacity; confidence 1 - 0.85 / filled / 2
 drops      more than 15 % of the assignments find no room; confidence 1 - 15 % / share / 2; while a router has
            collapsed, that comes first
@@ -112,6 +113,8 @@ class DeadExpert:
         summary = f"Expert {expert} of layer {layer.index} gets {ratio:.1%} of its fair share of {layer.fair:.1%}."
         numbers = {"layer": layer.index, "expert": expert, "of_fair_share": ratio}
         seen = evidence(view, summary, DEAD_SHARE, numbers)
+        if not _was_dead(view, layer, expert):
+            return (Finding(DEAD, sure, "warning", seen),)
         args = {"layer_idx": layer.index, "expert_idx": expert}
         then = (Act("add_expert", {"layer_idx": layer.index}),)
         return (Finding(DEAD, sure, "warning", seen, "prune_expert", args, then=then),)
@@ -133,6 +136,14 @@ class DeadExpert:
     def _few(self, layer: Layer) -> bool:
         """A quarter of the experts at most: more is a collapse."""
         return int((layer.share < DEAD_SHARE * layer.fair).sum()) <= max(1, len(layer.share) // 4)
+
+
+def _was_dead(view: View, layer: Layer, expert: int) -> bool:
+    """Whether the expert was dead between the two checks before, too."""
+    before = view.signals.mean_load_before(layer.index)
+    if before is None or expert >= len(before):
+        return False
+    return float(before[expert]) < DEAD_SHARE * float(before.sum()) * layer.fair
 
 
 def _one_of_them(view: View, index: int, long: int) -> bool:
