@@ -83,7 +83,8 @@ def test_a_torn_tail(lab: Lab, tally: Tally) -> None:
 )
 def test_damage_within_the_journal(lab: Lab, tally: Tally) -> None:
     chance = random.Random(SEED)
-    paths = killed(lab)
+    paths = lab.create()
+    assert lab.live(paths, SLOW, KILLED_AT_8).code == -9  # slow: a checkpoint is journalled by then
     whole = paths.journal.read_bytes()
     end = len(whole) - len(whole.splitlines(keepends=True)[-1]) - 1
     for _ in range(often(100, 500)):
@@ -263,7 +264,8 @@ def test_an_overflowing_queue(lab: Lab, tally: Tally) -> None:
 def test_a_race(lab: Lab, tally: Tally) -> None:
     for _ in range(often(1, 10)):
         paths = lab.create()
-        lives = [lab.start(paths, SLOW) for _ in range(20)]
+        # So slow that on a busy machine, too, the last of them starts before the first has ended.
+        lives = [lab.start(paths, ("slow_steps", {"seconds": 0.3})) for _ in range(20)]
         codes = [life.wait() for life in lives]
         assert sorted(codes) == [0] + [1] * 19
         winner = lives[codes.index(0)]
