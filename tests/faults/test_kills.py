@@ -61,7 +61,7 @@ def test_killed_from_outside(lab: Lab, tally: Tally, case: int) -> None:
     chance = random.Random(SEED + case)
     paths, killed = lab.create(), 0
     while killed < 5:
-        life = lab.start(paths)
+        life = lab.start(paths, ("slow_steps", {"seconds": 0.05}))  # so that it lasts longer than the longest wait
         time.sleep(chance.uniform(0.02, 0.5))
         life.signal(signal.SIGKILL)
         if life.wait() == 0:
