@@ -20,3 +20,14 @@ def _own_log_level() -> Iterator[None]:
     """A run sets the level of the whole process, as its configuration says; the next test is another process's."""
     yield
     logging.getLogger("lumina").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    """PyTorch on two threads, and as before afterwards."""
+    import torch  # only here: most tests need none
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

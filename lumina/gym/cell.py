@@ -44,6 +44,7 @@ class Stage:
         return getattr(self._engine, name)
 
     def train_step(self, step: int, microbatches: Sequence[MicroBatch], learning_rate: float) -> StepStats:
+        """The engine's step with the fault around it. Raises `GoingInCircles` after far too many attempts."""
         self.attempted += 1
         if self.attempted > PATIENCE * self._session.plan.total_steps:
             raise GoingInCircles(f"{self.attempted} steps attempted for {self._session.plan.total_steps}")

@@ -161,6 +161,7 @@ class _Reading:
         self.problems.append(Problem(path, f"{path} {message}", self.file, entry.origin.line if entry else None, hint))
 
     def take(self, path: str, kind: type, *, needed: bool = False) -> Any:
+        """The value at `path`; None, with a complaint where it is due, when it is missing or no `kind`."""
         entry = self.entries.get(path)
         if entry is None:
             if needed:

@@ -176,6 +176,7 @@ class Chinchilla:
         return points[:, 0], points[:, 1], points[:, 2]
 
     def state(self) -> dict[str, Any]:
+        """Everything that later checks depend on, as plain JSON."""
         return {
             "tokens": self._tokens,
             "step": self._step,
@@ -191,6 +192,7 @@ class Chinchilla:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state`; an extended run has its patience anew."""
         self._tokens = float(state["tokens"])
         self._step = int(state["step"])
         self._points = [(float(tokens), float(loss), float(rate)) for tokens, loss, rate in state["points"]]

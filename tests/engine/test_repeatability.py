@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-import torch
 
 from lumina.checkpoint import state_hash
 from lumina.config import load_config
@@ -25,14 +22,6 @@ def trained(seed: int, steps: int = 4, **changes: object) -> str:
         tokens = np.random.default_rng(step).integers(0, 300, (4, 129))
         one.train_step(step, [MicroBatch(tokens[:, :-1], tokens[:, 1:])], 1e-3)
     return state_hash(one.export_state())
-
-
-@pytest.fixture
-def _two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -75,14 +74,6 @@ def test_products_follow_autocast_and_gradients_stay_in_float32(compute: experts
     for one, other in zip(found, results(plain, given_), strict=True):
         assert not torch.equal(one, other)  # computed in bfloat16 indeed
         torch.testing.assert_close(one, other, rtol=0.05, atol=0.05 * float(other.abs().max()))
-
-
-@pytest.fixture
-def _two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("_two_threads")
