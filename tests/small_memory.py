@@ -17,7 +17,7 @@ ERRORS = {
     "cpu": CPU,
     "python": MemoryError(),
 }
-PHASES = {"forward": "_forward", "backward": "_backward", "the optimizer's step": "_make_room"}
+PHASES = {"forward": "_forward", "backward": "_backward", "the optimizer's step": "_update"}
 
 
 @contextmanager

@@ -18,3 +18,14 @@ class AdamW(torch.optim.AdamW):
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
     zero_grad = inspect.unwrap(Optimizer.zero_grad)
     step = torch.no_grad()(inspect.unwrap(Adam.step))
+
+    def step_clipped(self, norm: float, largest: float) -> None:
+        """A step with gradients whose total `norm` is brought down to `largest` where it is above it.
+
+        The fused update divides each gradient as it reads it; clipping them first would go through all of them once
+        more.
+        """
+        device = self.param_groups[0]["params"][0].device
+        # Of the mixed-precision protocol of torch's fused optimizers: what the gradients have been multiplied by.
+        self.grad_scale = torch.full((), norm / largest, device=device) if norm > largest else None
+        self.step()

@@ -127,7 +127,8 @@ class TorchEngine:
         raise OutOfMemory(self._phase, message)
 
     def _train_step(self, step: int, microbatches: Sequence[MicroBatch], learning_rate: float) -> StepStats:
-        self._phase = "forward"
+        self._phase = "the optimizer's step"
+        self._make_room()
         torch.manual_seed(self.config.training.seed * SEED_STRIDE + step)
         self.model.train()
         self.model.knobs.step = step
@@ -147,8 +148,8 @@ class TorchEngine:
         weights = list(self.weights.by_name.values())
         if self._scaler is not None:
             self._scaler.unscale(weights)
-        norm = nn.utils.clip_grad_norm_(weights, self._clip)
-        values = figures.collect(norm)
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        values = figures.collect(nn.utils.get_total_norm(gradients))
         skipped = not (math.isfinite(values.grad_norm) and math.isfinite(values.total_loss))
         if self._scaler is not None:
             values.series["precision.loss_scale"] = self._scaler.scale
@@ -181,13 +182,12 @@ class TorchEngine:
 
     def _update(self, values: StepValues, figures: StepFigures) -> None:
         """The optimizer's step and what follows from it; pruned experts are frozen, which zero gradients alone do not
-        achieve. All memory is taken before the first number changes: the fused update works in place."""
-        self._make_room()
+        achieve. No memory is taken after the first number changed: the fused update works in place."""
         held = [(row, row.clone()) for row in self._pruned_rows()]
         counters = [self.optimizer.state[group["params"][0]]["step"] for group in self.optimizer.param_groups]
         before = [counter.clone() for counter in counters]
         try:
-            self.optimizer.step()
+            self.optimizer.step_clipped(values.grad_norm, self._clip)
             for row, kept in held:
                 row.copy_(kept)
             self.weights.publish()
@@ -198,7 +198,10 @@ class TorchEngine:
             raise
 
     def _make_room(self) -> None:
-        """The moments of parameters that have none yet, as the optimizer itself would make them one by one."""
+        """The moments of parameters that have none yet, as the optimizer itself would make them one by one.
+
+        Before the first activations are there: in the gaps between those, they would keep a heap from being reused.
+        """
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 if not self.optimizer.state[parameter]:

@@ -1,20 +1,17 @@
-"""The dense parts of a layer: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+"""The dense parts of a layer beside attention: RMSNorm, rotary positions, SwiGLU.
 
 They follow the Llama layout (no biases) and know nothing of routing.
 """
 
-# B sequences   T tokens   D hidden   H heads   G key/value heads   d head width   F intermediate
+# B sequences   T tokens   D hidden   H heads   d head width   F intermediate
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-
-from lumina.accounting import SHORT_SEQUENCE, query_blocks
 
 
 class RMSNorm(nn.Module):
@@ -81,8 +78,32 @@ class Rotary(nn.Module):
 
 def rotate(x_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns each pair of channels by the angle of its position."""
-    first, second = x_BHTd.chunk(2, dim=-1)
-    return (x_BHTd * cos + torch.cat((-second, first), dim=-1) * sin).to(x_BHTd.dtype)
+    y: Tensor = _Rotation.apply(x_BHTd, cos, sin)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Rotation(torch.autograd.Function):
+    """Its gradient is turned back by the same angle: nothing of x is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x_BHTd, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BHTd: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotated(grad_BHTd, cos, -sin), None, None
+
+
+def _rotated(x_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x_BHTd.shape[-1] // 2
+    first, second = x_BHTd[..., :half], x_BHTd[..., half:]
+    y = x_BHTd * cos
+    y[..., :half].addcmul_(second, sin[..., :half], value=-1.0)
+    y[..., half:].addcmul_(first, sin[..., half:])
+    return y.to(x_BHTd.dtype)
 
 
 def positions_of(document_BT: Tensor) -> Tensor:
@@ -91,59 +112,6 @@ def positions_of(document_BT: Tensor) -> Tensor:
     first_BT = torch.ones_like(document_BT, dtype=torch.bool)
     first_BT[:, 1:] = document_BT[:, 1:] != document_BT[:, :-1]
     return place_T - (place_T * first_BT).cummax(dim=1).values
-
-
-class Attention(nn.Module):
-    """Causal grouped-query attention. Tokens come in the order of their positions, so causal is lower-triangular; with
-    `document_BT` a token sees its own document only, as if that were alone."""
-
-    def __init__(self, hidden: int, heads: int, kv_heads: int, fused: bool) -> None:
-        super().__init__()
-        self.heads, self.kv_heads, self.head_dim, self.fused = heads, kv_heads, hidden // heads, fused
-        self.q_proj = nn.Linear(hidden, heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(hidden, kv_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(hidden, kv_heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(heads * self.head_dim, hidden, bias=False)
-
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, document_BT: Tensor | None = None) -> Tensor:
-        B, T, _ = x_BTD.shape
-        q = rotate(self.q_proj(x_BTD).view(B, T, self.heads, -1).transpose(1, 2), cos, sin)
-        k = rotate(self.k_proj(x_BTD).view(B, T, self.kv_heads, -1).transpose(1, 2), cos, sin)
-        v = self.v_proj(x_BTD).view(B, T, self.kv_heads, -1).transpose(1, 2)
-        if self.fused and (x_BTD.device.type != "cpu" or T > SHORT_SEQUENCE):
-            shared = self.heads != self.kv_heads
-            if document_BT is None:
-                y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=shared)
-            else:
-                seen = ~_hidden(T, document_BT, q.device).unsqueeze(1)
-                y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=shared)
-        else:
-            y = self._plain(q, k, v, document_BT)
-        out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
-        return out
-
-    def _plain(self, q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, document_BT: Tensor | None = None) -> Tensor:
-        """By matrix products, a block of queries at a time: what comes after the block is not computed."""
-        B, H, T, d = q_BHTd.shape
-        q = (q_BHTd * (1.0 / math.sqrt(d))).view(B, self.kv_heads, H // self.kv_heads, T, d)
-        k, v, hidden = k_BGTd.unsqueeze(2), v_BGTd.unsqueeze(2), _hidden(T, document_BT, q.device)
-        hidden = hidden if document_BT is None else hidden.view(B, 1, 1, T, T)
-        blocks = []
-        for start, end in query_blocks(T):
-            score = q[..., start:end, :] @ k[..., :end, :].transpose(-1, -2)
-            first = start if document_BT is None else 0  # what lies before the block is seen by all of it
-            score[..., first:].masked_fill_(hidden[..., start:end, first:end], float("-inf"))
-            weight = score.softmax(-1, dtype=torch.float32).to(v.dtype)
-            blocks.append(weight @ v[..., :end, :])
-        return torch.cat(blocks, dim=-2).view(B, H, T, d)
-
-
-def _hidden(T: int, document_BT: Tensor | None, device: torch.device) -> Tensor:
-    """True where a token (row) must not look (column): later ones [T, T], and with documents other ones [B, T, T]."""
-    future_TT = torch.ones(T, T, dtype=torch.bool, device=device).triu(1)
-    if document_BT is None:
-        return future_TT
-    return future_TT | (document_BT.unsqueeze(2) != document_BT.unsqueeze(1))
 
 
 class SwiGLU(nn.Module):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CHUNK = 1024
 IGNORED = -100
@@ -46,9 +47,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return loss, correct, tokens, each_N
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         grad_x, grad_w = ctx.saved_tensors
-        return grad_x * grads[0].to(grad_x.dtype), grad_w * grads[0], None, None
+        # In place: they were made for this one pass.
+        return grad_x.mul_(grads[0]), grad_w.mul_(grads[0]), None, None
 
 
 def cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

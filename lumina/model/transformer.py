@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lumina.config import Config
+from lumina.model.attention import Attention
 from lumina.model.knobs import Knobs
-from lumina.model.layers import Attention, RMSNorm, Rotary, SwiGLU, positions_of
+from lumina.model.layers import RMSNorm, Rotary, SwiGLU, positions_of
 from lumina.model.loss import IGNORED, cross_entropy
 from lumina.model.mod import DepthRouter, ModStats
 from lumina.model.moe import MoE, MoEStats

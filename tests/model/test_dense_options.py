@@ -49,19 +49,6 @@ def test_attention_knows_distances_only() -> None:
     torch.testing.assert_close(near, far, atol=1e-4, rtol=1e-4)
 
 
-def test_fused_and_plain_attention_are_the_same() -> None:
-    attention, rotary = model(**DENSE).layers[0].attention, model(**DENSE).layers[0].rotary
-    x = torch.randn(2, 20, 32, generator=torch.Generator().manual_seed(2))
-    cos, sin = rotary(torch.arange(20).unsqueeze(0))
-    q, k, v = (
-        getattr(attention, name)(x).view(2, 20, heads, 8).transpose(1, 2)
-        for name, heads in (("q_proj", 4), ("k_proj", 2), ("v_proj", 2))
-    )
-    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    torch.testing.assert_close(attention._plain(q, k, v), fused, atol=1e-5, rtol=1e-5)
-    assert cos.shape == sin.shape
-
-
 def test_the_initial_weights_have_the_given_spread() -> None:
     for spread in (0.01, 0.1):
         built = model(initializer_range=spread)

@@ -15,7 +15,7 @@ from lumina.config import load_config
 from lumina.engine.api import MicroBatch
 from lumina.engine.torch_engine import TorchEngine
 from lumina.hardware import choose_precision, detect_cpu
-from lumina.model import Transformer, layers
+from lumina.model import Transformer, attention
 from lumina.model.layers import positions_of
 
 EXAMPLES = settings(max_examples=15, deadline=None, derandomize=True)
@@ -63,7 +63,7 @@ def test_a_packed_sequence_gives_the_logits_of_its_documents(
     built = model(**KINDS[kind])
     row = tokens(1, sum(lengths) + padding, seed=seed)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layers, "SHORT_SEQUENCE", 0 if fused else 1024)
+        patch.setattr(attention, "SHORT_SEQUENCE", 0 if fused else 1024)
         packed = built.logits(row, numbered(lengths, padding))[0]
         alone = [built.logits(part)[0] for part in row[:, : sum(lengths)].split(lengths, dim=1)]
     torch.testing.assert_close(packed[: sum(lengths)], torch.cat(alone), rtol=1e-5, atol=1e-5)
