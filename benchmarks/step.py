@@ -1,5 +1,5 @@
 """How long a training step takes: Lumina with and without its statistics, with and without Mixture of Depths, and next
-to Hugging Face's Mixtral of the same size.
+to Hugging Face's Mixtral and litgpt's mixture of the same size.
 
 `python benchmarks/step.py` lets the processes of each comparison take turns, prints medians and ratios, and writes them
 to `docs/performance.md` and `docs/performance.json`. `--size tiny --rounds 5` is a quick look.
@@ -11,7 +11,7 @@ import argparse
 import json
 import platform
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,9 @@ ABOUT = """\
 ratios are medians over rounds of times in the same round. CPU time is what a step itself worked, whatever else the
 machine did. Every process has the trainer's thread settings. "As shipped" has torch's other defaults; "tuned" has the
 allocator setting that Lumina's trainer starts with, and a fused AdamW. Mixtral is Hugging Face's; next to it Lumina
-drops no token and skips no layer.
+drops no token and skips no layer, and so next to litgpt (`--what litgpt`), which wants other versions of what Lumina
+uses and has a folder of its own: `pip install --no-deps --target FOLDER litgpt lightning pytorch-lightning
+lightning-utilities torchmetrics jsonargparse docstring-parser`, then `PYTHONPATH=FOLDER`.
 """
 
 
@@ -80,24 +82,34 @@ class Comparison:
 
 def peers(name: str, threads: int, precision: str) -> Comparison:
     """Lumina without dropping and without depth, as Mixtral is, against Mixtral."""
+    theirs = {**_spec(SIZES[name], threads, precision), "kind": "mixtral", "config": SIZES[name].config}
+    grouped = {**theirs, "experts": "grouped_mm"}
+    subjects = [Subject("Mixtral grouped_mm, as shipped", grouped, keeps_memory=False)]
+    if name == "tiny":  # each process of the larger sizes takes about 4 GB
+        subjects.append(Subject("Mixtral eager, as shipped", {**theirs, "experts": "eager"}, keeps_memory=False))
+    subjects.append(Subject("Mixtral grouped_mm, tuned", {**grouped, "fused": True}))
+    return _beside("Mixtral", name, threads, precision, subjects)
+
+
+def litgpt(name: str, threads: int, precision: str) -> Comparison:
+    """The same against litgpt's mixture of experts."""
+    theirs = {**_spec(SIZES[name], threads, precision), "kind": "litgpt", "config": SIZES[name].config}
+    subjects = [
+        Subject("litgpt, as shipped", theirs, keeps_memory=False),
+        Subject("litgpt, tuned", {**theirs, "fused": True}),
+    ]
+    return _beside("litgpt", name, threads, precision, subjects)
+
+
+def _beside(whom: str, name: str, threads: int, precision: str, theirs: Sequence[Subject]) -> Comparison:
     size = SIZES[name]
     spec = _spec(size, threads, precision)
     lumina = {**spec, "kind": "engine", "config": {**_lumina(size), "use_mod": False, "capacity_factor": None}}
-    theirs = {**spec, "kind": "mixtral", "config": size.config}
     config = load_config("debug", lumina["config"])
+    product = Subject("one product of 2048 x 2048", {**spec, "kind": "gemm", "config": {}})
     return Comparison(
-        f"{name}: next to Mixtral",
-        (
-            Subject("Lumina, statistics on", lumina),
-            Subject("Mixtral grouped_mm, as shipped", {**theirs, "experts": "grouped_mm"}, keeps_memory=False),
-            # Each process of the larger sizes takes more than 4 GB.
-            *(
-                (Subject("Mixtral eager, as shipped", {**theirs, "experts": "eager"}, keeps_memory=False),)
-                * (name == "tiny")
-            ),
-            Subject("Mixtral grouped_mm, tuned", {**theirs, "experts": "grouped_mm", "fused": True}),
-            Subject("one product of 2048 x 2048", {**spec, "kind": "gemm", "config": {}}),
-        ),
+        f"{name}: next to {whom}",
+        (Subject("Lumina, statistics on", lumina), *theirs, product),
         size.rounds,
         flops_per_token(config, size.length, size.vocab).total * TOKENS,
     )
@@ -232,7 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", action="append", choices=[*SIZES], help="may be repeated; default tiny and small")
     parser.add_argument(
-        "--what", action="append", choices=["telemetry", "depth", "peers", "choices", "slots"],
+        "--what", action="append", choices=["telemetry", "depth", "peers", "litgpt", "choices", "slots"],
         help="may be repeated; default telemetry, depth and peers; slots has sizes of its own",
     )  # fmt: skip
     parser.add_argument("--rounds", type=int, help="steps of each subject; default by size")
@@ -243,7 +255,7 @@ def main() -> None:
     hardware = detect()
     threads = options.threads or choose_threads(hardware)
     machine = f"{hardware.name}, {threads} threads, {platform.system()}, torch {torch.__version__}"
-    made = {"telemetry": telemetry, "depth": depth, "peers": peers, "choices": choices}
+    made = {"telemetry": telemetry, "depth": depth, "peers": peers, "litgpt": litgpt, "choices": choices}
     print(ABOUT)
     for size in options.size or ["tiny", "small"]:
         for what in options.what or ["telemetry", "depth", "peers"]:

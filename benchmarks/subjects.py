@@ -124,6 +124,40 @@ def mixtral(spec: dict[str, Any]) -> Step:
     model = MixtralForCausalLM(config)
     if spec.get("experts"):
         model.set_experts_implementation(spec["experts"])
+    # Hugging Face shifts the labels itself: one token fewer is predicted than in Lumina's batch.
+    return _peer(spec, model, lambda tokens: model(tokens[:, :-1], labels=tokens[:, :-1]).loss)
+
+
+def litgpt(spec: dict[str, Any]) -> Step:
+    """litgpt's mixture of experts, as its own pretraining trains it; it has no auxiliary loss."""
+    from litgpt import GPT
+    from litgpt import Config as Shape
+    from litgpt.utils import chunked_cross_entropy
+
+    shape = spec["config"]
+    torch.manual_seed(0)
+    config = Shape(
+        block_size=spec["length"],
+        padded_vocab_size=spec["vocab"],
+        n_layer=shape["num_layers"],
+        n_embd=shape["hidden_size"],
+        n_head=shape["num_heads"],
+        n_query_groups=shape["num_kv_heads"],
+        rotary_percentage=1.0,
+        parallel_residual=False,
+        bias=False,
+        norm_class_name="RMSNorm",
+        mlp_class_name="LLaMAMoE",
+        intermediate_size=shape["intermediate_size"],
+        n_expert=shape["num_experts"],
+        n_expert_per_token=shape["moe_top_k"],
+    )
+    model = GPT(config)
+    return _peer(spec, model, lambda tokens: chunked_cross_entropy(model(tokens[:, :-1]), tokens[:, 1:], chunk_size=0))
+
+
+def _peer(spec: dict[str, Any], model: torch.nn.Module, loss_of: Callable[[torch.Tensor], torch.Tensor]) -> Step:
+    """A plain training loop around another library's model."""
     model.train()
     adam = {"fused": True} if spec.get("fused") else {}
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.01, **adam)
@@ -132,12 +166,11 @@ def mixtral(spec: dict[str, Any]) -> Step:
         tokens = torch.from_numpy(batch(spec, number))
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=spec["precision"] == "mixed_bf16"):
-            # Hugging Face shifts the labels itself: one token fewer is predicted than in Lumina's batch.
-            output = model(tokens[:, :-1], labels=tokens[:, :-1])
-        output.loss.backward()
+            loss = loss_of(tokens)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        return {"loss": output.loss.item()}
+        return {"loss": loss.item()}
 
     return step
 
@@ -161,6 +194,7 @@ KINDS: dict[str, Callable[[dict[str, Any]], Step]] = {
     "trainer": trainer,
     "engine_of_trainer": engine_of_trainer,
     "mixtral": mixtral,
+    "litgpt": litgpt,
     "gemm": gemm,
 }
 
