@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from lumina import children, views
-from lumina.client import PendingReceipt, Run
+from lumina.client import Run
+from lumina.receipts import PendingReceipt
 from lumina.rehearsal import Rehearsal
 from lumina.store.errors import Refusal
 from lumina.store.layout import RunPaths

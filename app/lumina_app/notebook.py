@@ -17,7 +17,8 @@ import anywidget
 import traitlets
 
 from lumina import views
-from lumina.client import DONE_STATES, PendingReceipt, Run
+from lumina.client import DONE_STATES, Run
+from lumina.receipts import PendingReceipt
 from lumina.store.errors import Refusal
 from lumina.store.layout import RunPaths, find_run
 from lumina_app.commands import REHEARSING, rehearse, send

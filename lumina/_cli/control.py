@@ -13,7 +13,8 @@ from lumina._cli.parsing import Commands, add_json, add_run
 from lumina.store.errors import REFUSAL_CODES, Refusal
 
 if TYPE_CHECKING:
-    from lumina.client import PendingReceipt, Run
+    from lumina.client import Run
+    from lumina.receipts import PendingReceipt
 
 RECEIPT_SECONDS = 30.0
 _RECEIPT_KEYS = ("id", "kind", "method", "args", "state", "step", "before", "after", "reason", "code")

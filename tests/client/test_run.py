@@ -12,11 +12,12 @@ import pytest
 from factories import Recording, finished_run, living, new_run, receipt
 
 import lumina
-from lumina import client, launch
-from lumina.client import PendingReceipt, Receipt, Run
+from lumina import client, launch, receipts
+from lumina.client import Run
 from lumina.config import ConfigError
 from lumina.data import DataError, DataReport
 from lumina.hardware.detect import Hardware
+from lumina.receipts import PendingReceipt, Receipt
 from lumina.store.errors import Refusal
 from lumina.store.inbox import Command, Inbox
 from lumina.store.layout import RunPaths
@@ -125,7 +126,7 @@ def test_an_answer_that_came_with_the_last_breath_is_believed(
         answer(paths, pending.command)
         return False
 
-    monkeypatch.setattr(client, "is_locked", answered_and_ended)
+    monkeypatch.setattr(receipts, "is_locked", answered_and_ended)
     assert pending.wait().state == "verified"
 
 
