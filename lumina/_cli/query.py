@@ -118,6 +118,11 @@ def _say_progress(progress: dict[str, Any]) -> None:
     advice = progress.get("epochs_advice")
     if advice:
         say(clean(f"  {'':18} {advice['epochs']} recommended now, {advice['planned']:.1f} planned: {advice['why']}"))
+    worth = progress.get("checkpoint")
+    if worth:
+        best = f" (best: step {worth['best_step']})" if worth["best_step"] else ""
+        course = "" if worth["extra"] else "; only the periodic ones are saved"
+        say(clean(f"  {'checkpoints':18} {worth['priority']} priority: {worth['why']}{course}{best}"))
     if progress.get("recommendation"):
         say(
             clean(

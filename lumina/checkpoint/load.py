@@ -134,7 +134,8 @@ def verify(root: Path) -> list[Attempt]:
             if read_manifest(folder) is not None:  # else the run's trainer has deleted it meanwhile
                 results.append(Attempt(folder.name, False, str(error)))
         else:
-            results.append(Attempt(folder.name, True, f"intact ({manifest.reason}, step {manifest.step})"))
+            worth = f", {manifest.priority} priority" if manifest.priority else ""
+            results.append(Attempt(folder.name, True, f"intact ({manifest.reason}{worth}, step {manifest.step})"))
     return results
 
 

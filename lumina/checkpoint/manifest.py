@@ -22,7 +22,8 @@ class Manifest:
     """Version 1. `files` maps a file's name to {sha256, bytes}; `journal_seq` is the last entry that the state had,
     except for those in `pending`, which a resumed run had not come to yet.
 
-    `val_loss` is that of this very state, None where it was not measured.
+    `val_loss` is that of this very state, None where it was not measured; `priority` is what the orchestrator thought
+    the state worth: high, normal or low.
     """
 
     step: int
@@ -38,6 +39,7 @@ class Manifest:
     pending: Sequence[int] = ()
     shards: int = 1
     v: int = 1
+    priority: str | None = None
 
     def to_bytes(self) -> bytes:
         """JSON whose last member is the sha256 of everything before that member."""
@@ -69,6 +71,7 @@ def _plausible(manifest: Manifest) -> bool:
         and isinstance(manifest.segment, str)
         and _SEGMENT.fullmatch(manifest.segment) is not None
         and isinstance(manifest.epoch, int | None)
+        and isinstance(manifest.priority, str | None)
         and isinstance(manifest.pending, list)
         and all(isinstance(seq, int) for seq in manifest.pending)
         and isinstance(manifest.files, dict)

@@ -92,6 +92,7 @@ def write_overview(root: Path, pinned: Iterable[str] = ()) -> None:
                 "name": folder.name,
                 "step": manifest.step,
                 "reason": manifest.reason,
+                "priority": manifest.priority,
                 "val_loss": manifest.val_loss,
                 "epoch": manifest.epoch,
                 "created": manifest.created,

@@ -27,7 +27,7 @@ def save_checkpoint(root: Path, step: int, state: CanonicalState, **about: Any) 
 
 def write_files(root: Path, step: int, snapshot: Snapshot, *, reason: str, segment: str, val_loss: float | None,
                 journal_seq: int, fingerprint: Mapping[str, Any], epoch: int | None = None,
-                pending: Sequence[int] = ()) -> Path:  # fmt: skip
+                pending: Sequence[int] = (), priority: str | None = None) -> Path:  # fmt: skip
     """The whole checkpoint under a name that no reader looks at: each file fsynced, the manifest last.
 
     Nothing is left behind when it raises `OSError`.
@@ -42,7 +42,7 @@ def write_files(root: Path, step: int, snapshot: Snapshot, *, reason: str, segme
         digests = {name: files[name]["sha256"] for name in snapshot.files}
         manifest = Manifest(
             step, segment, reason, val_loss, journal_seq, time.time(), snapshot.hash(digests), dict(fingerprint), files,
-            epoch, list(pending),
+            epoch, list(pending), priority=priority,
         )  # fmt: skip
         atomic.write_into_new(folder / MANIFEST, manifest.to_bytes())
         atomic.fsync_dir(folder)

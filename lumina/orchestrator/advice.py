@@ -1,6 +1,6 @@
 """What follows from the figures of a run: go on, adjust or stop; how many epochs; how hard the data; which checkpoints.
 It recommends. Where a run asked for it, early stopping acts on the reason to stop, and detectors make proposals of the
-advice on epochs and curriculum.
+advice on epochs and curriculum; the priority of checkpoints is acted on by whoever saves.
 
 stop        the convergence score is above 85 and the validation loss (the training loss where there is none) has not
             fallen by 0.1 % for `early_stopping_patience` epochs
@@ -9,7 +9,9 @@ adjust      the loss diverges; or it has come to a plateau below that score; or 
 epochs      where the fitted curve comes within 0.5 % of its value at the planned end, whole and between the limits;
             twice the plan where another doubling would still give 2 %
 curriculum  share of the difficulty of the data: 0.3 while warming up, rising to 1 with the plan while learning, then 1
-checkpoint  high: the newest validation is the best so far; low: on a plateau; normal: else
+checkpoint  high: the newest validation is the best so far, by 0.1 %; low: on a plateau; normal: else. A validation that
+            is better, if only by a little, gets a checkpoint of its own, but for low ones: these wait for the next
+            periodic checkpoint, unless the orchestrator is off
 """
 
 from __future__ import annotations
@@ -46,12 +48,14 @@ class Rules:
     fewest_epochs: int
     most_epochs: int
     tokens_per_epoch: float
+    adaptive: bool
 
     @classmethod
     def of(cls, config: Config, facts: RunFacts) -> Rules:
         limits = config.chinchilla
         patience = config.checkpoint.early_stopping_patience
-        return cls(facts.total_steps, patience, limits.min_auto_epochs, limits.max_auto_epochs, facts.tokens_per_epoch)
+        return cls(facts.total_steps, patience, limits.min_auto_epochs, limits.max_auto_epochs, facts.tokens_per_epoch,
+                   config.orchestrator.use_adaptive_training)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,16 @@ class Best:
         if not math.isfinite(loss) or (self.loss is not None and loss > self.loss * (1 - IMPROVEMENT)):
             return dataclasses.replace(self, newest=step)
         return Best(loss, step, tokens, step)
+
+
+@dataclass(frozen=True)
+class Priority:
+    """How much a checkpoint is worth now; `extra`: whether a better validation gets one of its own at once."""
+
+    priority: str
+    best_step: int | None
+    why: str
+    extra: bool
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ class Advice:
     stale_epochs: float | None
     epochs: dict[str, Any] | None
     curriculum: dict[str, Any]
-    checkpoint: dict[str, Any]
+    checkpoint: Priority
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -100,7 +114,7 @@ class Advice:
             "epochs_without_improvement": self.stale_epochs,
             "epochs_advice": self.epochs,
             "curriculum": self.curriculum,
-            "checkpoint": self.checkpoint,
+            "checkpoint": dataclasses.asdict(self.checkpoint),
         }
 
 
@@ -111,7 +125,8 @@ def advise(rules: Rules, now: Figures, best: Best) -> Advice:
         stale = max(0.0, now.tokens - best.tokens) / rules.tokens_per_epoch
     stop = _reason_to_stop(rules, now, stale)
     action, why = ("stop", stop) if stop else _course(rules, now)
-    return Advice(action, why, stop, stale, _epochs(rules, now), _curriculum(rules, now), _checkpoint(now, best))
+    return Advice(action, why, stop, stale, _epochs(rules, now), _curriculum(rules, now),
+                  priority(rules, now.phase, best))  # fmt: skip
 
 
 def _reason_to_stop(rules: Rules, now: Figures, stale: float | None) -> str | None:
@@ -171,9 +186,12 @@ def _curriculum(rules: Rules, now: Figures) -> dict[str, Any]:
     return {"difficulty": round(difficulty, 3), "learning_rate": DECAY[now.phase]}
 
 
-def _checkpoint(now: Figures, best: Best) -> dict[str, Any]:
+def priority(rules: Rules, phase: str, best: Best) -> Priority:
+    """Whether a checkpoint of this moment is worth more or less than any other."""
     if best.loss is not None and best.step == best.newest:
-        return {"priority": "high", "best_step": best.step, "why": "the newest validation is the best so far"}
-    if now.phase == "plateau":
-        return {"priority": "low", "best_step": best.step or None, "why": "nothing better came on this plateau"}
-    return {"priority": "normal", "best_step": best.step or None, "why": f"the run is in its phase of {now.phase}"}
+        return Priority("high", best.step, "the newest validation is the best so far", True)
+    if phase == "plateau":
+        return Priority(
+            "low", best.step or None, f"nothing better by {IMPROVEMENT:.1%} came on this plateau", not rules.adaptive
+        )
+    return Priority("normal", best.step or None, f"the run is in its phase of {phase}", True)

@@ -114,6 +114,10 @@ class Chinchilla:
             **told.to_json(),
         }
 
+    def priority(self) -> advice.Priority:
+        """How much a checkpoint is worth after the newest step; `check` tells the same."""
+        return advice.priority(self._rules, self._trend()["phase"], self._best)
+
     def _trend(self) -> dict[str, Any]:
         tokens, losses, _ = self._arrays()
         fifth = len(losses) // 5

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lumina.config import Config
 from lumina.orchestrator import calibration
+from lumina.orchestrator.advice import Priority
 from lumina.orchestrator.assessment import assess
 from lumina.orchestrator.chinchilla import Chinchilla
 from lumina.orchestrator.detectors import View, all_detectors, emergency_detectors, looks_wrong
@@ -59,6 +60,10 @@ class Orchestrator:
     def ended(self) -> str | None:
         """Why the run should end now, before its budget, where it asked for early stopping; else None."""
         return self._chinchilla.ended
+
+    def checkpoint_priority(self) -> Priority:
+        """How much a checkpoint is worth after the newest step; a function of the steps alone."""
+        return self._chinchilla.priority()
 
     def planned(self, total_steps: int) -> None:
         """From now on the run is to have so many steps."""

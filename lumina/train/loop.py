@@ -158,7 +158,7 @@ class Loop:
             self.validate()
         reasons = {
             "epoch": session.epoch_ended() is not None,
-            "best_val": session.state.best_val_loss != best,
+            "best_val": session.state.best_val_loss != best and self.oversight.worth_saving(),
             "periodic": step % session.config.checkpoint.save_every_n_batches == 0,
         }
         if any(reasons.values()):

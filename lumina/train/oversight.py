@@ -34,6 +34,7 @@ class Oversight:
         self.steering = steering
         self.enabled = session.config.orchestrator.use_adaptive_training
         self._told: tuple[str, str] | None = None
+        self._told_priority: str | None = None
         self._checks = 0
 
     def after_step(self, step: int, series: Mapping[str, float], arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -45,6 +46,15 @@ class Oversight:
         if session.state.step == step and not acted and step % session.config.orchestrator.check_interval == 0:
             self._check(step)
         self._conclude(step)
+
+    def worth_saving(self) -> bool:
+        """Whether a validation that is better than all before gets a checkpoint of its own; news of that are told."""
+        told = self.session.orchestrator.checkpoint_priority()
+        if told.priority != self._told_priority:
+            self._told_priority = told.priority
+            course = "saved at once" if told.extra else "only the periodic ones are saved"
+            self.session.event("info", "priority", f"Checkpoints have {told.priority} priority, {told.why}: {course}")
+        return told.extra
 
     def finish(self) -> None:
         """Ends every measurement with the steps that there are: the run has come to its end."""

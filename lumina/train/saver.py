@@ -233,6 +233,7 @@ class Saver:
             "fingerprint": session.fingerprint,
             "epoch": session.epoch_ended(),
             "pending": [entry.seq for entry in session.replay.entries],
+            "priority": session.orchestrator.checkpoint_priority().priority,
         }
 
     def _keep(self) -> Keep:
@@ -261,6 +262,7 @@ def checkpoint_doc(path: Path) -> dict[str, Any]:
     return {
         "name": path.name,
         "reason": manifest.reason,
+        "priority": manifest.priority,
         "val_loss": manifest.val_loss,
         "step": manifest.step,
         "state_hash": manifest.state_hash,

@@ -155,10 +155,12 @@ def test_the_curriculum_follows_the_phase():
 
 def test_checkpoints_are_worth_most_while_the_validation_improves():
     assert run(falling, 400).check()["checkpoint"] == {
-        "priority": "high", "best_step": 400, "why": "the newest validation is the best so far"
+        "priority": "high", "best_step": 400, "why": "the newest validation is the best so far", "extra": True
     }  # fmt: skip
     late = run(flat, 600, val=lambda step: 3.0 if step > 100 else 2.5).check()["checkpoint"]
-    assert (late["priority"], late["best_step"]) == ("low", 50)
+    assert (late["priority"], late["best_step"], late["extra"]) == ("low", 50, False)
+    alone = run(flat, 600, val=lambda step: 3.0 if step > 100 else 2.5, use_adaptive_training=False)
+    assert (alone.priority().priority, alone.priority().extra) == ("low", True)
 
 
 def test_the_budget_tells_coverage_and_epochs_on_both_bases():

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from disk import full_disk
-from small_trainer import bits, small_trainer
+from small_trainer import bits, killed, small_trainer
 
 import lumina
 from lumina.checkpoint import background, list_checkpoints, load_checkpoint, state_hash
@@ -154,6 +154,73 @@ def test_reasons_of_one_step_make_one_checkpoint(tmp_path: Path) -> None:
         assert "best_val" in reasons[4]
         best = min((loss, step) for step, loss in losses.items() if loss is not None)[1]
         assert load_checkpoint(trainer._session.paths.checkpoints, "best_val")[1].step == best
+
+
+RESTING: dict[str, Any] = {
+    "learning_rate": 1e-6, "lr_schedule": "constant", "warmup_steps": 0, "precision": "fp32", "use_moe": False,
+    "use_mod": False, "corpus_documents": 300, "eval_interval": 2, "save_every_n_batches": 20, "save_total_limit": 50,
+}  # fmt: skip
+
+
+def told(trainer: lumina.Trainer, first: int, last: int) -> dict[int, tuple[str, str]]:
+    """Reason and priority of the checkpoints of these steps."""
+    trainer._saver.settle()
+    docs = [line.doc for line in lines(trainer) if first <= line.doc["step"] <= last]
+    return {doc["step"]: (doc["reason"], doc["priority"]) for doc in docs}
+
+
+def test_on_a_plateau_only_what_is_better_by_a_thousandth_is_saved_at_once(tmp_path: Path) -> None:
+    with small_trainer(tmp_path, steps=80, **RESTING) as trainer:
+        trainer.train(until=40)
+        trainer._session.writer.flush(10.0)
+        losses = lumina.Run(trainer._session.paths).metrics(["val_loss"])["val_loss"].drop_nulls().to_list()
+        assert losses == sorted(set(losses), reverse=True), "each is better than all before, by a little"
+        assert told(trainer, 1, 4) == {2: ("best_val", "high"), 4: ("best_val", "normal")}
+        assert told(trainer, 18, 28) == {20: ("periodic", "low")}
+        assert told(trainer, 34, 40) == {40: ("periodic", "low")}
+        trainer.intervene("adjust_learning_rate", factor=1000.0)
+        trainer.train(until=44)
+        assert told(trainer, 41, 44) == {42: ("best_val", "high"), 44: ("best_val", "high")}
+        assert events(trainer, "priority")[-2:] == [
+            "Checkpoints have low priority, nothing better by 0.1% came on this plateau: only the periodic ones are "
+            "saved",
+            "Checkpoints have high priority, the newest validation is the best so far: saved at once",
+        ]
+
+
+def test_without_an_orchestrator_whatever_is_better_is_saved_at_once(tmp_path: Path) -> None:
+    with small_trainer(tmp_path, use_adaptive_training=False, **RESTING) as trainer:
+        trainer.train(until=30)
+        assert list(told(trainer, 1, 30)) == list(range(2, 31, 2))
+
+
+def test_a_resumed_run_saves_what_the_uninterrupted_one_saves(tmp_path: Path) -> None:
+    def saved(trainer: lumina.Trainer) -> list[tuple[Any, ...]]:
+        trainer._saver.settle()
+        return [
+            tuple(line.doc[name] for name in ("step", "reason", "priority", "state_hash")) for line in lines(trainer)
+        ]
+
+    with small_trainer(tmp_path, "whole", steps=80, **RESTING) as trainer:
+        trainer.train(until=45)
+        whole = saved(trainer)
+    trainer = small_trainer(tmp_path, "cut", steps=80, **RESTING)
+    trainer.train(until=29)
+    with lumina.Trainer.open(killed(trainer), resume="latest") as again:
+        assert again.step == 20, "what the plateau brought after it was not saved"
+        again.train(until=45)
+        assert saved(again) == whole
+
+
+def test_the_best_stays_however_much_comes_after_it(tmp_path: Path) -> None:
+    changes = {**RESTING, "save_every_n_batches": 4, "save_total_limit": 1}
+    with small_trainer(tmp_path, steps=80, **changes) as trainer:
+        trainer.train(until=10)
+        for _ in range(2):
+            trainer.intervene("adjust_learning_rate", factor=1000.0)  # ruins it
+        trainer.train(until=40)
+        trainer._saver.settle()
+        assert names(trainer) == ["checkpoint_step_10", "checkpoint_step_40"]
 
 
 def test_the_end_of_an_epoch_is_kept_on_request(tmp_path: Path) -> None:
