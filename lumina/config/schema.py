@@ -289,8 +289,10 @@ class OptimizationConfig(Group):
 
     use_flash_attention: Literal["auto"] | bool = param(
         "auto",
-        "Fused attention: auto takes it where it is faster, false always computes attention by plain matrix products. "
-        "true refuses hardware without flash attention (compute capability 8.0).",
+        "Fused attention: auto takes it where it is faster; on GPUs of compute capability 8.0 or more, flash kernels "
+        "that compute each packed document alone (of flash_attn where it is installed, else PyTorch's). false always "
+        "computes attention by plain matrix products. true refuses what the kernels cannot do: other hardware, fp32, "
+        "heads of odd widths.",
     )
     gradient_checkpointing: bool = param(
         False, "Compute the activations of each layer again in the backward pass: less memory, more time."

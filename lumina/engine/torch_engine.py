@@ -28,6 +28,7 @@ from lumina.engine.api import (
     TornUpdate,
 )
 from lumina.engine.guard import CollapseGuard
+from lumina.engine.kernels import choose_kernels
 from lumina.engine.numerics import (
     Multiplication,
     Weights,
@@ -40,9 +41,11 @@ from lumina.engine.numerics import (
 from lumina.engine.optimizer import AdamW
 from lumina.engine.statistics import StepFigures, StepValues
 from lumina.hardware import Hardware, PrecisionChoice, choose_inference_precision, compile_problem, is_out_of_memory
-from lumina.model import ModelOutput, Transformer, experts
+from lumina.model import ModelOutput, Transformer
+from lumina.model.documents import Documents
 from lumina.model.mod import DepthRouter
 from lumina.model.moe import STACKED, STACKED_BUFFERS, MoE
+from lumina.model.transfer import sent
 from lumina.store.errors import Refusal
 
 MOE_KNOBS = ("routing_temperature", "capacity_factor", "load_balancing_weight", "expert_dropout")
@@ -60,7 +63,7 @@ class TorchEngine:
         self.telemetry = True  # statistics of the layers; off only to measure what they cost
         self.config, self.vocab_size, self.precision = config, vocab_size, precision
         self._inference = choose_inference_precision(config.precision.inference_precision, precision, hardware)
-        self.device = torch.device(hardware.device)
+        self._hardware, self.device = hardware, torch.device(hardware.device)
         problem = compile_problem(hardware) if config.optimization.compile else None
         if problem:
             raise Refusal("unsupported", f"optimization.compile = true: {problem}; use false")
@@ -97,10 +100,7 @@ class TorchEngine:
 
     def _choose_products(self) -> None:
         self._products = Multiplication(self.model, self.config.precision, self.precision, self._inference)
-        # Grouped products are there for bfloat16 from compute capability 8.0 on, as that format itself is.
-        if self.device.type == "cuda" and self.precision.compute_dtype == "bfloat16" and self._products.is_plain:
-            for _, moe in self._moe_layers():
-                moe.compute = experts.grouped
+        choose_kernels(self.model, self.config, self._hardware, self.precision, self._products.is_plain)
 
     # Steps
 
@@ -244,20 +244,19 @@ class TorchEngine:
             sums.append((float(output.loss_sum), int(output.correct), int(output.tokens)))
         return EvalStats(sums[0][0], sums[-1][0], sums[0][1], sums[0][2])
 
-    def _tensors(self, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor | None, bool]:
-        documents = None if batch.documents is None else self._on_device(batch.documents)
-        padded = batch.real_tokens < batch.tokens.size
-        return self._on_device(batch.tokens), self._on_device(batch.labels), documents, padded
+    def _tensors(self, batch: MicroBatch) -> tuple[Tensor, Tensor, Documents | None]:
+        documents = None if batch.documents is None else Documents.from_host(batch.documents, self.device)
+        return self._on_device(batch.tokens), self._on_device(batch.labels), documents
 
     def _on_device(self, array: NDArray[np.integer[Any]]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self.device)
+        return sent(torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)), self.device)
 
     def _follow(self, values: StepValues, figures: StepFigures) -> None:
         """What the next steps depend on beside the weights: running loads, choice biases, and the collapse guard."""
         load = values.arrays.get("expert_load")
         if load is None:
             return
-        load_LE = torch.from_numpy(load).to(self.device)
+        load_LE = sent(torch.from_numpy(load), self.device)
         for row, (_, moe) in enumerate(self._moe_layers()):
             moe.follow(load_LE[row, : moe.router.shape[0]])
         if self.config.mod.mod_collapse_guard and self.config.mod.mod_routing_type == "learned":

@@ -8,7 +8,7 @@ from lumina.hardware.compiler import compile_problem
 from lumina.hardware.demands import check_demands
 from lumina.hardware.detect import Hardware, choose_threads, detect_apart, detect_cpu
 from lumina.hardware.memory import is_out_of_memory
-from lumina.hardware.platform import environment_of_platform, flash_problem, for_platform
+from lumina.hardware.platform import environment_of_platform, flash_problem, for_platform, has_grouped_products
 from lumina.hardware.precision import (
     PrecisionChoice,
     PrecisionError,
@@ -31,5 +31,6 @@ __all__ = [
     "environment_of_platform",
     "flash_problem",
     "for_platform",
+    "has_grouped_products",
     "is_out_of_memory",
 ]

@@ -37,5 +37,5 @@ def check_demands(config: Config, hardware: Hardware | None = None) -> None:
             raise Refusal("bad_argument", f"{path} = {wanted}: {error}") from error
     if optimization.compile and (problem := compile_problem(hardware)):
         raise Refusal("bad_argument", f"optimization.compile = true: {problem}; use false")
-    if optimization.use_flash_attention is True and (problem := flash_problem(hardware)):
+    if optimization.use_flash_attention is True and (problem := flash_problem(hardware, config)):
         raise Refusal("bad_argument", f"optimization.use_flash_attention = true: {problem}; use auto")

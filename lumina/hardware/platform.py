@@ -9,6 +9,9 @@ from lumina.config import Config
 from lumina.hardware.detect import Hardware
 from lumina.hardware.precision import AMPERE
 
+HEAD_STEP, WIDEST_HEAD = 8, 256
+GROUPING = (9, 10)  # major compute capabilities
+
 
 def for_platform(config: Config, hardware: Hardware) -> tuple[Config, list[str]]:
     """The configuration as this device runs it, and what was changed, in words.
@@ -29,14 +32,28 @@ def for_platform(config: Config, hardware: Hardware) -> tuple[Config, list[str]]
     return config.model_copy(update={"data": data, "optimization": optimization}), changed
 
 
-def flash_problem(hardware: Hardware) -> str | None:
+def flash_problem(hardware: Hardware, config: Config) -> str | None:
     """Why fused attention cannot be insisted on here, or None."""
     if hardware.device != "cuda":
         return f"{hardware.device} has no flash attention"
     if (hardware.capability or (0, 0)) < AMPERE:
         major, minor = hardware.capability or (0, 0)
         return f"flash attention needs compute capability 8.0, and {hardware.name} has {major}.{minor}"
+    if config.precision.precision == "fp32":
+        return "flash attention computes in 16 bits, and precision.precision = fp32"
+    width = config.model.head_dim
+    if width % HEAD_STEP or width > WIDEST_HEAD:
+        return (
+            f"flash attention takes heads of a multiple of {HEAD_STEP} up to {WIDEST_HEAD} numbers, and "
+            f"model.hidden_size / model.num_heads = {width}"
+        )
     return None
+
+
+def has_grouped_products(hardware: Hardware) -> bool:
+    """Whether PyTorch's grouped product of bfloat16 numbers needs no count on the host: on Hopper and Blackwell; other
+    GPUs are asked for the counts by every product."""
+    return hardware.device == "cuda" and (hardware.capability or (0, 0))[0] in GROUPING
 
 
 def environment_of_platform(platform: str = sys.platform) -> dict[str, str]:

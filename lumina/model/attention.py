@@ -4,6 +4,7 @@ It knows neither norms nor what a layer does with the result.
 """
 
 # B sequences   T tokens   D hidden   H heads   G key/value heads   R = H / G   d head width   C tokens of a block
+# S documents
 from __future__ import annotations
 
 import math
@@ -15,37 +16,56 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lumina.accounting import SHORT_SEQUENCE, query_blocks
+from lumina.model.flash import HALVES, Flash
 from lumina.model.layers import rotate
 
 
 class Attention(nn.Module):
     """Causal grouped-query attention. Tokens come in the order of their positions, so causal is lower-triangular; with
-    `document_BT` a token sees its own document only, as if that were alone."""
+    `document_BT` a token sees its own document only, as if that were alone. Where each document begins, `start_S1`, and
+    the length that none exceeds are for kernels of `flash`, which compute no other pairs."""
 
     def __init__(self, hidden: int, heads: int, kv_heads: int, fused: bool) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim, self.fused = heads, kv_heads, hidden // heads, fused
+        self.flash: Flash | None = None
         self.q_proj = nn.Linear(hidden, heads * self.head_dim, bias=False)
         self.k_proj = nn.Linear(hidden, kv_heads * self.head_dim, bias=False)
         self.v_proj = nn.Linear(hidden, kv_heads * self.head_dim, bias=False)
         self.o_proj = nn.Linear(heads * self.head_dim, hidden, bias=False)
 
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, document_BT: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, document_BT: Tensor | None = None,
+        start_S1: Tensor | None = None, longest: int = 0,
+    ) -> Tensor:  # fmt: skip
         B, T, _ = x_BTD.shape
         q = rotate(self.q_proj(x_BTD).view(B, T, self.heads, -1).transpose(1, 2), cos, sin)
         k = rotate(self.k_proj(x_BTD).view(B, T, self.kv_heads, -1).transpose(1, 2), cos, sin)
         v = self.v_proj(x_BTD).view(B, T, self.kv_heads, -1).transpose(1, 2)
-        if self.fused and (x_BTD.device.type != "cpu" or T > SHORT_SEQUENCE):
-            shared = self.heads != self.kv_heads
-            if document_BT is None:
-                y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=shared)
-            else:
-                seen = ~_hidden(T, document_BT, q.device).unsqueeze(1)
-                y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=shared)
+        flash = self.flash if q.dtype in HALVES else None
+        if flash is not None and start_S1 is not None:
+            q_NHd, k_NGd, v_NGd = (x.transpose(1, 2).reshape(B * T, -1, self.head_dim) for x in (q, k, v))
+            y_BTHd = flash.packed(q_NHd, k_NGd, v_NGd, start_S1, longest)
+        elif flash is not None and flash.whole is not None and document_BT is None:
+            y_BTHd = flash.whole(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        elif self.fused and (x_BTD.device.type != "cpu" or T > SHORT_SEQUENCE):
+            y_BTHd = self._fused(q, k, v, document_BT, flash is not None).transpose(1, 2)
         else:
-            y = by_products(q, k, v, document_BT)
-        out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+            y_BTHd = by_products(q, k, v, document_BT).transpose(1, 2)
+        out: Tensor = self.o_proj(y_BTHd.reshape(B, T, -1))
         return out
+
+    def _fused(self, q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, document_BT: Tensor | None, flash: bool) -> Tensor:
+        shared = self.heads != self.kv_heads
+        if shared and q_BHTd.is_cuda and (document_BT is not None or not flash):
+            # Of the kernels for GPUs only flash attention shares keys and values, and it takes no mask; without copies
+            # PyTorch would fall back to one that keeps every score.
+            k_BGTd, v_BGTd = (x.repeat_interleave(self.heads // self.kv_heads, 1) for x in (k_BGTd, v_BGTd))
+            shared = False
+        if document_BT is None:
+            return F.scaled_dot_product_attention(q_BHTd, k_BGTd, v_BGTd, is_causal=True, enable_gqa=shared)
+        seen = ~_hidden(q_BHTd.shape[2], document_BT, q_BHTd.device).unsqueeze(1)
+        return F.scaled_dot_product_attention(q_BHTd, k_BGTd, v_BGTd, attn_mask=seen, enable_gqa=shared)
 
 
 def by_products(q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, document_BT: Tensor | None = None) -> Tensor:

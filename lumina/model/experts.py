@@ -127,8 +127,10 @@ def _sum_by_token(rows_MD: Tensor, token_M: Tensor, at_M: Tensor | None, like_ND
                   weight_M: Tensor | None = None) -> Tensor:  # fmt: skip
     """Sum over each token's assignments (those `at_M`, or all) of their rows times weights, in the experts' order.
 
-    Gathers, since adding rows to tokens is done by one thread alone.
+    Gathers, since adding rows to tokens is done by one thread alone on a CPU; a GPU would have to tell counts for that.
     """
+    if like_ND.device.type != "cpu":
+        return _added_by_token(rows_MD, token_M, like_ND, weight_M)
     sum_ND = torch.zeros_like(like_ND)
     token_A = token_M if at_M is None else token_M.index_select(0, at_M)
     if not len(token_A):
@@ -143,6 +145,13 @@ def _sum_by_token(rows_MD: Tensor, token_M: Tensor, at_M: Tensor | None, like_ND
         scale_N = has_N.to(sum_ND.dtype) if weight_M is None else weight_M.index_select(0, row_N) * has_N
         sum_ND.add_(part_ND.mul_(scale_N.unsqueeze(-1).to(sum_ND.dtype)))
     return sum_ND
+
+
+def _added_by_token(rows_MD: Tensor, token_M: Tensor, like_ND: Tensor, weight_M: Tensor | None) -> Tensor:
+    """As `_sum_by_token`, in any order."""
+    rows_MD = rows_MD.to(like_ND.dtype)
+    rows_MD = rows_MD if weight_M is None else rows_MD * weight_M.unsqueeze(-1).to(like_ND.dtype)
+    return torch.zeros_like(like_ND).index_add_(0, token_M, rows_MD)
 
 
 def _parts(counts: list[int], *rows_M: Tensor) -> Iterator[tuple[Any, ...]]:
@@ -183,6 +192,33 @@ def grouped(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E: Tensor, w_
         active_MF = _WeightedSwiGLU.apply(both_M2F, weight_M)  # type: ignore[no-untyped-call]
         y_MD = F.grouped_mm(active_MF, w_out.to(dtype).transpose(1, 2), offs=end_E)
         return torch.zeros_like(x_ND).index_add(0, token_M, y_MD.to(x_ND.dtype))
+
+
+def grouped_and_cleared(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E: Tensor, w_in: Tensor,
+                        w_out: Tensor) -> Tensor:  # fmt: skip
+    """`grouped` for GPUs whose kernel leaves the gradient of an expert without tokens as memory happens to be
+    (Blackwell, pytorch/pytorch#172439)."""
+    used_E11 = (count_E > 0).view(-1, 1, 1)
+    w_in, w_out = (_Cleared.apply(weight, used_E11) for weight in (w_in, w_out))  # type: ignore[no-untyped-call]
+    return grouped(x_ND, weight_M, token_M, count_E, w_in, w_out)
+
+
+IN_GROUPS: tuple[Compute, ...] = (grouped, grouped_and_cleared)
+
+
+class _Cleared(torch.autograd.Function):
+    """The weights themselves; no gradient comes through those that were not used."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, used_E11: Tensor) -> Tensor:
+        ctx.save_for_backward(used_E11)
+        return weight.view_as(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (used_E11,) = ctx.saved_tensors
+        return torch.where(used_E11, grad, 0.0), None
 
 
 class _WeightedSwiGLU(torch.autograd.Function):

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from lumina.accounting import ROUNDING, chosen_tokens
 from lumina.model.knobs import Knobs
 from lumina.model.layers import unit_rms
+from lumina.model.transfer import sent
 
 # (x [B, C, D], positions [B, C], which of them were chosen [B, C] or None for all) -> what the layer adds [B, C, D]
 Body = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -100,7 +101,7 @@ class DepthRouter(nn.Module):
         wanted_T = torch.ceil(
             torch.arange(real_BT.shape[1] + 1, dtype=torch.float64) * self.knobs.mod_capacity - ROUNDING
         )
-        wanted_B = wanted_T.to(score_BT.device, torch.int64).index_select(0, real_BT.sum(1))
+        wanted_B = sent(wanted_T.long(), score_BT.device).index_select(0, real_BT.sum(1))
         return top_mask(score_BT.masked_fill(~real_BT, float("-inf")), count, wanted_B)
 
     def _count(self, x_BTD: Tensor) -> int:
@@ -129,11 +130,11 @@ class DepthRouter(nn.Module):
         capacity = self.knobs.mod_capacity
         if self.kind == "static":
             count = torch.ceil(torch.arange(T + 1, dtype=torch.float64) * capacity - ROUNDING)
-            return (count[1:] > count[:-1]).to(device).expand(B, T)
+            return sent(count[1:] > count[:-1], device).expand(B, T)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.knobs.step * 131 + self.layer)
         if self.training or self.by_topk:
-            return top_mask(torch.rand(B, T, generator=generator), chosen_tokens(capacity, T)).to(device)
-        return (torch.rand(T, B, generator=generator).t() < capacity).to(device)
+            return sent(top_mask(torch.rand(B, T, generator=generator), chosen_tokens(capacity, T)), device)
+        return sent(torch.rand(T, B, generator=generator).t() < capacity, device)
 
 
 def _mean(x_BT: Tensor, real_BT: Tensor | None) -> Tensor:

@@ -17,6 +17,7 @@ from lumina.config.schema import MoeConfig
 from lumina.model import experts
 from lumina.model.knobs import Knobs
 from lumina.model.layers import SwiGLU
+from lumina.model.transfer import sent
 
 LOAD_EMA = 0.95  # per step, of each expert's share
 STACKED = ("router", "router_bias", "w_in", "w_out")  # parameters with a row per expert
@@ -152,7 +153,7 @@ class MoE(nn.Module):
         if not self.training or chance == 0.0:
             return offset_E
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.knobs.step * 131 + self.layer)
-        draw_E = torch.rand(len(offset_E), generator=generator).to(offset_E.device, non_blocking=True)
+        draw_E = sent(torch.rand(len(offset_E), generator=generator), offset_E.device)
         draw_E = draw_E.masked_fill(~torch.isfinite(offset_E), -1.0)
         kept_E = draw_E >= chance
         kept_E = kept_E.index_fill(0, draw_E.topk(self.top_k).indices, True)
@@ -183,7 +184,7 @@ class MoE(nn.Module):
     def _computed(self, x_ND: Tensor, weight_M: Tensor, sent: Dispatch) -> Tensor:
         """Sum over each token's experts of routing weight times SwiGLU."""
         order_M, count_E = sent.order_M, sent.wanted_E
-        if self.compute is not experts.grouped and sent.fits_M is not None:
+        if self.compute not in experts.IN_GROUPS and sent.fits_M is not None:
             # What is dropped need not be computed where its number may be asked for.
             kept = sent.fits_M.nonzero().squeeze(1)
             order_M, weight_M, count_E = order_M[kept], weight_M.index_select(0, kept), sent.taken_E

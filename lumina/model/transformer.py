@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from lumina.config import Config
 from lumina.model.attention import Attention
+from lumina.model.documents import Documents
 from lumina.model.knobs import Knobs
-from lumina.model.layers import RMSNorm, Rotary, SwiGLU, positions_of
+from lumina.model.layers import RMSNorm, Rotary, SwiGLU
 from lumina.model.loss import IGNORED, cross_entropy
 from lumina.model.mod import DepthRouter, ModStats
 from lumina.model.moe import MoE, MoEStats
@@ -69,54 +70,64 @@ class Layer(nn.Module):
         if self.moe is not None and self.moe.shared is not None:
             self.moe.shared.compile()
 
-    def forward(
-        self, x_BTD: Tensor, document_BT: Tensor | None = None, real_BT: Tensor | None = None
-    ) -> tuple[Tensor, LayerStats]:
-        """What comes out of the layer; `real_BT` is False at padding, None where there is none."""
+    def forward(self, x_BTD: Tensor, documents: Documents | None = None) -> tuple[Tensor, LayerStats]:
+        """What comes out of the layer."""
         stats = LayerStats()
+        real_BT, real_R = (None, None) if documents is None else (documents.real_BT, documents.real_R)
         if self.mod is None or self.scope == "ffn":
-            x_BTD = x_BTD + self._attend(x_BTD, self._positions(x_BTD, document_BT), document_BT)
+            place_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device).unsqueeze(0)
+            x_BTD = x_BTD + self._attended(x_BTD, place_BT, documents)
         if self.mod is None:
-            return x_BTD + self._feed(x_BTD, stats, real_BT), stats
+            return x_BTD + self._feed(x_BTD, stats, real_R), stats
         if self.scope == "ffn":
-            x_BTD, stats.mod = self.mod(x_BTD, lambda x, _, kept: self._feed(x, stats, kept), real_BT)
+            x_BTD, stats.mod = self.mod(x_BTD, lambda x, _, kept: self._feed_kept(x, stats, kept), real_BT)
         else:
-            x_BTD, stats.mod = self.mod(x_BTD, lambda x, at, kept: self._both(x, at, kept, document_BT, stats), real_BT)
+            x_BTD, stats.mod = self.mod(x_BTD, lambda x, at, kept: self._both(x, at, kept, documents, stats), real_BT)
         return x_BTD, stats
 
-    def _positions(self, x_BTD: Tensor, document_BT: Tensor | None) -> Tensor:
-        if document_BT is not None:
-            return positions_of(document_BT)
-        return torch.arange(x_BTD.shape[1], device=x_BTD.device).unsqueeze(0)
-
     def _both(
-        self, x_BCD: Tensor, at_BC: Tensor, kept_BC: Tensor | None, document_BT: Tensor | None, stats: LayerStats
+        self, x_BCD: Tensor, at_BC: Tensor, kept_BC: Tensor | None, documents: Documents | None, stats: LayerStats
     ) -> Tensor:
         """The whole layer for the tokens that stand at `at_BC` of the sequence."""
-        position_BC, document_BC = at_BC, None
-        if document_BT is not None:
-            position_BC, document_BC = positions_of(document_BT).gather(1, at_BC), document_BT.gather(1, at_BC)
-        attended = self._attend(x_BCD, position_BC, document_BC)
-        return attended + self._feed(x_BCD + attended, stats, kept_BC)
+        chosen = None
+        if documents is not None:
+            # In evaluation rows have different numbers of chosen tokens, and others behind them.
+            chosen = documents.chosen(at_BC, whole=self.training and kept_BC is None)
+        attended = self._attended(x_BCD, at_BC, chosen)
+        return attended + self._feed_kept(x_BCD + attended, stats, kept_BC)
 
-    def _attend(self, x_BTD: Tensor, position_BT: Tensor, document_BT: Tensor | None) -> Tensor:
-        cos, sin = self.rotary(position_BT)
-        y: Tensor = self.attention(self.input_norm(x_BTD), cos, sin, document_BT)
+    def _attended(self, x_BTD: Tensor, place_BT: Tensor, documents: Documents | None) -> Tensor:
+        """Attention at the given places, or, with documents, at those in each."""
+        if documents is None:
+            return self._attend(x_BTD, place_BT, None, None, 0)
+        return self._attend(x_BTD, documents.place_BT, documents.number_BT, documents.start_S1, documents.longest)
+
+    def _attend(
+        self, x_BTD: Tensor, place_BT: Tensor, document_BT: Tensor | None, start_S1: Tensor | None, longest: int
+    ) -> Tensor:
+        cos, sin = self.rotary(place_BT)
+        y: Tensor = self.attention(self.input_norm(x_BTD), cos, sin, document_BT, start_S1, longest)
         return y
 
-    def _feed(self, x_BTD: Tensor, stats: LayerStats, real_BT: Tensor | None) -> Tensor:
-        """The feed-forward; experts see no token where `real_BT` is False, so that it takes nobody's place in them."""
+    def _feed(self, x_BTD: Tensor, stats: LayerStats, real_R: Tensor | None) -> Tensor:
+        """The feed-forward; experts see only the tokens `real_R` of the flattened batch where there is padding, so that
+        it takes nobody's place in them."""
         if self.moe is None:
             return self._feed_dense(x_BTD)
         normed_ND = self.post_norm(x_BTD).reshape(-1, x_BTD.shape[-1])
-        if real_BT is None:
+        if real_R is None:
             y_ND, stats.moe = self.moe(normed_ND)
         else:
-            real_N = real_BT.reshape(-1).nonzero().squeeze(1)
-            y_ND, stats.moe = self.moe(normed_ND.index_select(0, real_N))
-            y_ND = torch.zeros(normed_ND.shape, dtype=y_ND.dtype, device=y_ND.device).index_add(0, real_N, y_ND)
+            y_ND, stats.moe = self.moe(normed_ND.index_select(0, real_R))
+            y_ND = torch.zeros(normed_ND.shape, dtype=y_ND.dtype, device=y_ND.device).index_add(0, real_R, y_ND)
         mixed: Tensor = y_ND.view(x_BTD.shape)
         return mixed
+
+    def _feed_kept(self, x_BCD: Tensor, stats: LayerStats, kept_BC: Tensor | None) -> Tensor:
+        # How many of the chosen tokens are no padding is not known on the host: the one question that a layer asks.
+        if self.moe is None or kept_BC is None:
+            return self._feed(x_BCD, stats, None)
+        return self._feed(x_BCD, stats, kept_BC.reshape(-1).nonzero().squeeze(1))
 
     def _feed_dense(self, x_BTD: Tensor) -> Tensor:
         assert self.ffn is not None
@@ -159,32 +170,36 @@ class Transformer(nn.Module):
         return self.embedding if self.head is None else self.head
 
     def forward(
-        self, token_BT: Tensor, label_BT: Tensor, document_BT: Tensor | None = None, padded: bool = True
+        self, token_BT: Tensor, label_BT: Tensor, documents: Documents | Tensor | None = None, padded: bool = True
     ) -> ModelOutput:
-        """Loss sums of a batch. `label_BT` is the next token of each position, or -100 for none; `document_BT` numbers
-        the documents of a row, which do not see each other, and is -1 at padding behind them, if it is `padded`."""
-        x_BTD, layers = self._trunk(token_BT, document_BT, padded)
+        """Loss sums of a batch. `label_BT` is the next token of each position, or -100 for none. Documents do not see
+        each other; they may be given by their numbers alone, -1 at padding behind them, if there is any (`padded`)."""
+        x_BTD, layers = self._trunk(token_BT, documents, padded)
         loss, correct, tokens, each_N = cross_entropy(
             x_BTD.reshape(-1, x_BTD.shape[-1]), self.output_weight, label_BT.reshape(-1)
         )
         loss_B = each_N.view(label_BT.shape).sum(1) / (label_BT != IGNORED).sum(1)
         return ModelOutput(loss, tokens, correct, self._auxiliary(layers, loss), loss_B, layers)
 
-    def logits(self, token_BT: Tensor, document_BT: Tensor | None = None) -> Tensor:
+    def logits(self, token_BT: Tensor, documents: Documents | Tensor | None = None) -> Tensor:
         """Logits [B, T, V] of the next token, for generation and comparison."""
-        x_BTD, _ = self._trunk(token_BT, document_BT, True)
+        x_BTD, _ = self._trunk(token_BT, documents, True)
         return F.linear(x_BTD, self.output_weight.to(x_BTD.dtype)).float()
 
-    def _trunk(self, token_BT: Tensor, document_BT: Tensor | None, padded: bool) -> tuple[Tensor, list[LayerStats]]:
-        real_BT = document_BT >= 0 if document_BT is not None and padded else None
+    def _trunk(
+        self, token_BT: Tensor, documents: Documents | Tensor | None, padded: bool
+    ) -> tuple[Tensor, list[LayerStats]]:
+        if isinstance(documents, Tensor):
+            documents = Documents.on_device(documents, padded)
         x_BTD = F.embedding(token_BT, self.embedding)
         layers = []
         again = self.config.optimization.gradient_checkpointing and self.training
         for layer in self.layers:
             if again:
-                x_BTD, stats = checkpoint(layer, x_BTD, document_BT, real_BT, use_reentrant=False)
+                # No layer draws from the global generators, whose states need not be kept then.
+                x_BTD, stats = checkpoint(layer, x_BTD, documents, use_reentrant=False, preserve_rng_state=False)
             else:
-                x_BTD, stats = layer(x_BTD, document_BT, real_BT)
+                x_BTD, stats = layer(x_BTD, documents)
             layers.append(stats)
         return self.norm(x_BTD), layers
 

@@ -276,6 +276,20 @@ def test_flash_attention_is_refused_by_name_where_there_is_none(hardware: Hardwa
         check_demands(config, hardware)
 
 
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"precision": "fp32"}, r"computes in 16 bits, and precision\.precision = fp32"),
+        ({"hidden_size": 48, "num_heads": 4, "num_kv_heads": 2}, r"model\.hidden_size / model\.num_heads = 12"),
+        ({"hidden_size": 1056, "num_heads": 4, "num_kv_heads": 2}, r"up to 256 numbers, and .* = 264"),
+    ],
+)
+def test_flash_attention_is_refused_where_the_model_is_not_for_it(changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(Refusal, match=why + r"; use auto"):
+        check_demands(load_config("debug", {"use_flash_attention": True, **changes}), gpu(8))
+    check_demands(load_config("debug", changes), gpu(8))
+
+
 def test_on_apple_what_mps_lacks_is_taken_out_and_said() -> None:
     config = load_config("debug", {"num_workers": 4})
     adapted, said = for_platform(config, MPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
@@ -52,7 +53,7 @@ def results(compute: experts.Compute, given: tuple[Tensor, ...]) -> list[Tensor]
     return [y_ND.detach()] + [tensor.grad for tensor in fresh if tensor.grad is not None]
 
 
-@pytest.mark.parametrize("compute", [experts.one_by_one, experts.grouped])
+@pytest.mark.parametrize("compute", [experts.one_by_one, *experts.IN_GROUPS])
 @settings(max_examples=25, deadline=None)
 @given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any), tokens=st.integers(1, 8))
 def test_output_and_gradients_are_those_of_the_formula(
@@ -65,7 +66,7 @@ def test_output_and_gradients_are_those_of_the_formula(
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * (1.0 + float(other.abs().max())))
 
 
-@pytest.mark.parametrize("compute", [experts.one_by_one, experts.grouped])
+@pytest.mark.parametrize("compute", [experts.one_by_one, *experts.IN_GROUPS])
 def test_products_follow_autocast_and_gradients_stay_in_float32(compute: experts.Compute) -> None:
     given_ = inputs([3, 0, 5], 6)
     with torch.autocast("cpu", torch.bfloat16):
@@ -170,3 +171,20 @@ def test_a_grouped_model_reads_nothing_on_the_host() -> None:
         moe_of(built).compute = experts.one_by_one
         with pytest.raises(DynamicOutputShapeException):
             loss()
+
+
+def test_what_a_kernel_leaves_unwritten_reaches_no_unused_expert() -> None:
+    w = torch.ones(3, 2, 2, requires_grad=True)
+    held = experts._Cleared.apply(w, (torch.tensor([4, 0, 1]) > 0).view(-1, 1, 1))
+    held.backward(torch.tensor([1.0, math.nan, 2.0]).view(-1, 1, 1).expand(3, 2, 2))
+    assert w.grad is not None
+    assert w.grad[:, 0, 0].tolist() == [1.0, 0.0, 2.0]
+
+
+def test_rows_added_to_tokens_are_the_rows_gathered_by_token() -> None:
+    draw = torch.Generator().manual_seed(2)
+    rows_MD, token_M = torch.randn(30, 5, generator=draw), torch.randint(0, 12, (30,), generator=draw)
+    like_ND, weight_M = torch.zeros(12, 5), torch.rand(30, generator=draw)
+    for weight in (None, weight_M):
+        gathered = experts._sum_by_token(rows_MD, token_M, None, like_ND, weight)
+        torch.testing.assert_close(experts._added_by_token(rows_MD, token_M, like_ND, weight), gathered)
