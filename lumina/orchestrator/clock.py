@@ -19,6 +19,8 @@ READ = (
     "memory_allocated",
     "memory_reserved",
 )
+STALL = "checkpoint.stall_seconds"
+FEWEST_STALLS = 3  # in a window; a single one may be chance
 MOST_CHECKS = 64
 
 
@@ -47,8 +49,13 @@ class Clock:
         column = self._ring[: self._filled, READ.index(name)]
         return np.roll(column, -self._next) if self.full else column.copy()
 
+    def stall_per_step(self) -> float:
+        """Seconds that checkpoints held the run, shared out among the steps of the window; 0 for fewer than three."""
+        stalls = np.nan_to_num(self._ring[: self._filled, READ.index(STALL)])
+        return float(stalls.mean()) if (stalls > 0).sum() >= FEWEST_STALLS else 0.0
+
     def medians(self, name: str) -> NDArray[np.float64]:
-        """The median of a channel at each of the checks before, oldest first."""
+        """The median of a channel (stalls: what `stall_per_step` was) at each of the checks before, oldest first."""
         return np.array([row[READ.index(name)] for row in self._checks])
 
     def checked(self) -> None:
@@ -56,5 +63,6 @@ class Clock:
         if self.full:
             with np.errstate(all="ignore"):
                 kept = [float(np.median(c[np.isfinite(c)])) if np.isfinite(c).any() else math.nan for c in self._ring.T]
+            kept[READ.index(STALL)] = self.stall_per_step()
             self._checks.append(kept)
             del self._checks[:-MOST_CHECKS]

@@ -145,7 +145,8 @@ class Loop:
     def _when_due(self, stats: StepStats, series: dict[str, float]) -> None:
         session, step = self.session, self.session.state.step
         # A rehearsal takes cores: whoever judges throughput must not see these steps.
-        seen = {name: value for name, value in series.items() if not (session.rehearsing and name in WALL_CLOCK)}
+        seen = {**series, "checkpoint.stall_seconds": self.saver.take_stall()}
+        seen = {name: value for name, value in seen.items() if not (session.rehearsing and name in WALL_CLOCK)}
         best = session.state.best_val_loss
         # Before the checkpoint of the same step: a resume from it could not put the figures on the current line.
         validated = step % session.config.training.eval_interval == 0 or step == session.total_steps

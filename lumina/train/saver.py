@@ -66,6 +66,7 @@ class Saver:
         self._flying: InFlight | None = None
         self._saved: tuple[tuple[int, int], Path] | None = None
         self._owed = Owed()
+        self._stalled = 0.0  # seconds since they were last asked for
 
     def canonical(self) -> CanonicalState:
         """A copy of the engine's state with the loop's and the orchestrator's in its meta."""
@@ -111,6 +112,11 @@ class Saver:
             owed, self._owed = self._owed, Owed()
             if not self._joins_one_that_exists(owed.told):
                 self._begin(owed.reason(), owed.told, time.monotonic())
+
+    def take_stall(self) -> float:
+        """Seconds for which checkpoints held the training since this was last asked."""
+        seconds, self._stalled = self._stalled, 0.0
+        return seconds
 
     def settle(self) -> None:
         """Waits for what is in flight, unless only a locked metrics database keeps it there: then it is given up."""
@@ -251,8 +257,9 @@ class Saver:
 
     def _note_stall(self, started: float) -> None:
         session = self.session
-        stall = {"checkpoint.stall_seconds": time.monotonic() - started}
-        session.writer.points(session.segment, session.state.step, stall)
+        seconds = time.monotonic() - started
+        self._stalled += seconds
+        session.writer.points(session.segment, session.state.step, {"checkpoint.stall_seconds": seconds})
 
 
 def checkpoint_doc(path: Path) -> dict[str, Any]:

@@ -260,16 +260,31 @@ def test_a_loss_at_rest_is_a_plateau_first_and_converged_later():
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"step_seconds": 0.3, "data.wait_seconds": 0.2}, "data"),
-        ({"step_seconds": 0.3, "checkpoint.stall_seconds": 0.25}, "storage"),
-        ({"step_seconds": 0.3}, "compute"),
-        ({"step_seconds": 0.3, "memory_reserved": 9e9, "memory_allocated": 4e9}, "memory fragmentation"),
+        (lambda step: {"step_seconds": 0.3, "data.wait_seconds": 0.2}, "data"),
+        (lambda step: {"checkpoint.stall_seconds": 1.0 if step % 5 == 0 else 0.0}, "storage"),
+        (lambda step: {"step_seconds": 0.3}, "compute"),
+        (lambda step: {"step_seconds": 0.3, "memory_reserved": 9e9, "memory_allocated": 4e9}, "memory fragmentation"),
     ],
 )
 def test_a_slowdown_names_the_likely_bottleneck(change, where):
-    said = watched(lasting(lambda step, series, arrays: series.update(change)))
+    said = watched(lasting(lambda step, series, arrays: series.update(change(step))))
     slow = next(finding for _, finding in said.findings if finding.cause == "throughput")
     assert slow.evidence["numbers"]["bottleneck"] == where
+
+
+def test_checkpoints_that_always_took_long_or_one_that_does_are_no_slowdown():
+    always = watch(with_memory(), course(0, 260, fault=lambda step, series, arrays: series.update(
+        {"checkpoint.stall_seconds": 1.0 if step % 5 == 0 else 0.0})))  # fmt: skip
+    assert "throughput" not in always.causes()
+    once = watched(lambda step, series, arrays: series.update({"checkpoint.stall_seconds": 9.0 * (step == AT)}))
+    assert "throughput" not in once.causes()
+
+
+def test_a_rate_that_strayed_before_the_windows_began_is_told_since_their_first_step():
+    said = watched(lasting(multiply("learning_rate", 0.01)), steps=260)
+    low = [finding.evidence for _, finding in said.findings if finding.cause == "learning_rate_too_low"]
+    assert low[0]["numbers"]["since_step"] == AT
+    assert low[-1]["numbers"]["since_step"] == low[-1]["window"]["first_step"] > AT
 
 
 def test_a_slowdown_that_grows_from_check_to_check_points_to_heat():

@@ -223,6 +223,18 @@ def test_the_best_stays_however_much_comes_after_it(tmp_path: Path) -> None:
         assert names(trainer) == ["checkpoint_step_10", "checkpoint_step_40"]
 
 
+def test_the_orchestrator_is_shown_how_long_checkpoints_held_the_run(tmp_path: Path) -> None:
+    with small_trainer(tmp_path, save_every_n_batches=3) as trainer:
+        trainer.train(until=10)
+        trainer._session.writer.flush(10.0)
+        held = lumina.Run(trainer._session.paths).metrics(["checkpoint.stall_seconds"])
+        shown = trainer._session.orchestrator._signals.clock.window("checkpoint.stall_seconds")
+        assert held["step"].to_list() == [3, 6, 9]
+        assert {index + 1: seconds for index, seconds in enumerate(shown) if seconds} == {
+            step + 1: seconds for step, seconds in zip(held["step"], held["checkpoint.stall_seconds"], strict=True)
+        }
+
+
 def test_the_end_of_an_epoch_is_kept_on_request(tmp_path: Path) -> None:
     sizes = {"batch_size": 8, "gradient_accumulation_steps": 8, "keep_epoch_checkpoints": True, "save_total_limit": 1}
     with small_trainer(tmp_path, **sizes) as trainer:

@@ -4,10 +4,10 @@ clock windows; nothing of it depends on the model, and nothing of it is remember
 memory      available memory below 10 % of the device's; confidence 1 - available / 10 % / 2
 OOM risk    used memory grows so that it runs out within two check intervals; confidence 1 - steps left / horizon / 2,
             halved unless each third of the window is above the one before
-throughput  the step's median is above 1.5 times its usual one (the lowest median of the checks before, at least three);
-            confidence 1 - 1.5 / slowdown / 2. The bottleneck is where the extra seconds are: waiting for data, writing
-            checkpoints, else computing; a device that reserves 1.5 times what it allocates points to fragmentation, a
-            slowdown that grew over the last checks to heat.
+throughput  the step's median, with its share of the time that checkpoints hold the run, is above 1.5 times its usual
+            one (the lowest of the checks before, at least three); confidence 1 - 1.5 / slowdown / 2. The bottleneck is
+            where the extra seconds are: waiting for data, writing checkpoints, else computing; a device that reserves
+            1.5 times what it allocates points to fragmentation, a slowdown that grew over the last checks to heat.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lumina.orchestrator.clock import STALL
 from lumina.orchestrator.detectors.view import View, beyond, evidence
 from lumina.orchestrator.signals import Floats, median
 from lumina.orchestrator.types import Finding
@@ -76,16 +77,16 @@ class Throughput:
     def find(self, view: View) -> Sequence[Finding]:
         """One finding, with the likely bottleneck."""
         clock = view.signals.clock
-        usual = clock.medians("step_seconds")
+        usual = clock.medians("step_seconds") + clock.medians(STALL)
         if not clock.full or np.isfinite(usual).sum() < FEWEST_CHECKS:
             return ()
         fast = int(np.nanargmin(usual))
         recent = clock.window("step_seconds")[-RECENT:]
-        now = median(recent)
+        now = median(recent) + clock.stall_per_step()
         slowdown = now / float(usual[fast])
         if not slowdown > SLOWDOWN:
             return ()
-        where = bottleneck(view, fast, now)
+        where = bottleneck(view, usual, now)
         summary = (
             f"A step takes {now:.3g} s, {slowdown:.1f} times the {usual[fast]:.3g} s it took before; the likely "
             f"bottleneck is {where}."
@@ -95,16 +96,14 @@ class Throughput:
         return (Finding(SLOW, beyond(slowdown, SLOWDOWN), "warning", found, clock=True),)
 
 
-def bottleneck(view: View, fast: int, now: float) -> str:
+def bottleneck(view: View, usual: Floats, now: float) -> str:
     """Where the extra seconds of a step are: data, storage, memory fragmentation, thermal or compute."""
-    clock = view.signals.clock
-    usual = clock.medians("step_seconds")
+    clock, fast = view.signals.clock, int(np.nanargmin(usual))
     extra = now - float(usual[fast])
     waited = median(clock.window("data.wait_seconds")[-RECENT:]) - float(clock.medians("data.wait_seconds")[fast])
     if waited > extra / 2:
         return "data"
-    stalls = clock.window("checkpoint.stall_seconds")[-RECENT:]
-    if np.nansum(stalls) / max(len(stalls), 1) > extra / 2:
+    if clock.stall_per_step() - float(clock.medians(STALL)[fast]) > extra / 2:
         return "storage"
     reserved, allocated = (median(clock.window(name)) for name in ("memory_reserved", "memory_allocated"))
     if allocated > 0 and reserved > FRAGMENTED * allocated:

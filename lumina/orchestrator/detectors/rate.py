@@ -48,7 +48,8 @@ class RateStrayed:
         if not up and not down:
             return ()
         strayed = decided >= STRAYED if up else decided <= 1 / STRAYED
-        since = signals.steps()[len(decided) - 1 - int(np.argmin(strayed[::-1]))] + 1 if not strayed.all() else 1
+        steps = signals.steps()  # where all of them strayed it may have begun before: that is not in the windows
+        since = steps[0] if strayed.all() else steps[len(decided) - 1 - int(np.argmin(strayed[::-1]))] + 1
         excess = float(scheduled[-1] if up else 1 / scheduled[-1])
         factor, now = min(excess, LONGEST_FACTOR), float(signals.last("learning_rate", 1)[-1])
         summary = (
