@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import platform
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pages import DOCS, Section
 
 import lumina
 from lumina.checkpoint import CanonicalState, Snapshot, load_checkpoint
@@ -29,8 +29,6 @@ from lumina.checkpoint.save import publish, write_files
 from lumina.hardware import choose_threads, detect
 from lumina.train.trainer import Trainer
 
-DOCS = Path(__file__).parents[1] / "docs"
-BEGIN, END = "<!-- benchmarks/checkpoint.py -->", "<!-- end of benchmarks/checkpoint.py -->"
 ABOUT = """\
 ## A checkpoint
 
@@ -195,18 +193,7 @@ def table(name: str, entry: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def keep(name: str, entry: dict[str, Any]) -> None:
-    """Stores one size and writes the page's section anew from all that are stored."""
-    stored, page = DOCS / "checkpoints.json", DOCS / "performance.md"
-    document = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
-    document[name] = entry
-    stored.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    section = "\n".join([BEGIN, ABOUT, *(table(*item) for item in document.items()), END]) + "\n"
-    old = page.read_text(encoding="utf-8") if page.exists() else "# Benchmarks\n\n"
-    if BEGIN in old:
-        before, rest = old.split(BEGIN, 1)
-        old, section = before, section + rest.split(END, 1)[1].lstrip("\n")
-    page.write_text(old + section, encoding="utf-8")
+KEPT = Section("benchmarks/checkpoint.py", ABOUT, DOCS / "checkpoints.json", table)
 
 
 def main() -> None:
@@ -231,7 +218,7 @@ def main() -> None:
         entry = {"machine": machine, "rounds": len(times["save"]), "bytes": subjects.bytes, "rows": rows(times)}
         print(table(size, entry), flush=True)
         if not options.dry:
-            keep(size, entry)
+            KEPT.keep(size, entry)
 
 
 if __name__ == "__main__":

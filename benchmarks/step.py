@@ -8,23 +8,20 @@ to `docs/performance.md` and `docs/performance.json`. `--size tiny --rounds 5` i
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from pages import DOCS, Section
 from turns import Samples, Subject, ratio, seconds, spread, take_turns
 
 from lumina.accounting import flops_per_token
 from lumina.config import load_config
 from lumina.hardware import choose_threads, detect
 
-DOCS = Path(__file__).parents[1] / "docs"
-BEGIN, END = "<!-- benchmarks/step.py -->", "<!-- end of benchmarks/step.py -->"
 TOKENS = 2048
 ABOUT = """\
 ## A training step
@@ -225,19 +222,7 @@ def table(name: str, entry: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def keep(name: str, entry: dict[str, Any]) -> None:
-    """Stores one comparison and writes the page's section anew from all that are stored."""
-    stored = DOCS / "performance.json"
-    document = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
-    document[name] = entry
-    stored.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    page = DOCS / "performance.md"
-    section = "\n".join([BEGIN, ABOUT, *(table(*item) for item in document.items()), END]) + "\n"
-    old = page.read_text(encoding="utf-8") if page.exists() else "# Performance\n\n"
-    if BEGIN in old:
-        before, rest = old.split(BEGIN, 1)
-        old, section = before, section + rest.split(END, 1)[1].lstrip("\n")
-    page.write_text(old + section, encoding="utf-8")
+KEPT = Section("benchmarks/step.py", ABOUT, DOCS / "performance.json", table)
 
 
 def main() -> None:
@@ -269,7 +254,7 @@ def main() -> None:
             )
             print(table(name, entry), flush=True)
             if not options.dry:
-                keep(name, entry)
+                KEPT.keep(name, entry)
 
 
 if __name__ == "__main__":

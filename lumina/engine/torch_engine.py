@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -79,7 +80,8 @@ class TorchEngine:
 
     def _build(self, slots: dict[int, int], draw: bool = False) -> None:
         training = self.config.training
-        self.model = Transformer(self.config, self.vocab_size, slots).to(self.device)
+        with self.device if self.device.type == "cuda" else nullcontext():  # there at once, and drawn there
+            self.model = Transformer(self.config, self.vocab_size, slots).to(self.device)
         if draw:
             self.model.reset()
         self.weights = Weights(self.model, self.precision)
