@@ -41,8 +41,8 @@ class StepFigures:
     """Collects the statistics of the micro-batches of one step.
 
     Of each layer with experts, as `moe.NAME.layerN`, and as their mean over layers (tokens_dropped: sum), `moe.NAME`:
-    - routing_entropy: entropy of the mean router probability over log(live experts), 0 to 1; load_entropy: the same of
-      the realised shares; max_share: the largest realised share;
+    - routing_entropy: entropy of the mean router probability over log(live experts), 0 to 1 (1 of a lone expert);
+      load_entropy: the same of the realised shares; max_share: the largest realised share;
     - expert_efficiency: share of assignments that were computed, times load_entropy;
     - load_balance_loss, tokens_dropped, drop_fraction; router_z_loss where it has a weight.
     Of each layer with MoD: `mod.usage.layerN`, tokens computed in the layer over tokens. Of all layers:
@@ -213,10 +213,10 @@ class _Experts:
         probability, share, alive, computed, weight = (row_R[:, i * width : (i + 1) * width] for i in range(5))
         dropped, balance, z_loss = row_R[:, -3].sum(), row_R[:, -2].mean(), row_R[:, -1].mean()
         live, share_E = alive[0], share.mean(0)
-        experts = max(2.0, live.sum())
-        load = _entropy(share_E) / math.log(experts)
+        experts = int(live.sum())
+        load = _evenness(share_E, experts)
         self.rows[layer] = {
-            "routing_entropy": _entropy(probability.mean(0)) / math.log(experts),
+            "routing_entropy": _evenness(probability.mean(0), experts),
             "load_entropy": load,
             "load_balance_loss": float(balance),
             "tokens_dropped": float(dropped),
@@ -245,9 +245,12 @@ class _Experts:
         return found
 
 
-def _entropy(share: Floats) -> float:
-    positive = share[share > 0]
-    return float(-(positive * np.log(positive)).sum())
+def _evenness(share_E: Floats, experts: int) -> float:
+    """Entropy over that of even use of `experts`. A lone expert is in even use: nothing could collapse."""
+    if experts < 2:
+        return 1.0
+    positive = share_E[share_E > 0]
+    return float(-(positive * np.log(positive)).sum()) / math.log(experts)
 
 
 def _ragged(rows: list[Floats]) -> NDArray[np.float32]:

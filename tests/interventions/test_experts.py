@@ -97,6 +97,18 @@ def test_capacity_follows_the_experts_that_are_left(tmp_path: Path) -> None:
         assert load(trainer) == pytest.approx([0.0] * 6 + [0.5] * 2)
 
 
+def test_a_layer_with_one_expert_left_has_not_collapsed(tmp_path: Path) -> None:
+    """Its only expert is in even use: no guard opens its depth and no detector calls its router broken."""
+    with small_trainer(tmp_path, num_experts=2, moe_top_k=1, check_interval=10) as trainer:
+        trainer.train(until=12)
+        trainer.prune_expert(0, 1)
+        trainer.train(until=40)
+        newest = trainer._loop.newest
+        assert newest["moe.routing_entropy.layer0"] == newest["moe.load_entropy.layer0"] == 1.0
+        assert newest["moe.expert_efficiency.layer0"] == 1.0 - newest["moe.drop_fraction.layer0"]
+        assert "router_collapse" not in {entry.doc.get("cause") for entry in trainer._session.journal.entries}
+
+
 def test_as_many_experts_as_a_token_needs_always_stay(tmp_path: Path) -> None:
     with small_trainer(tmp_path, num_experts=3) as trainer:
         trainer.prune_expert(0, 1)
