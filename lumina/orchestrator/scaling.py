@@ -72,7 +72,8 @@ def forecast(tokens: Floats, losses: Floats, rates: Floats, final_tokens: float,
     steepness = max(float(fit.mean[best, 1] * ALPHAS[best]), 0.0)  # -dL / d log D now, in units of the loss now
     doubt = math.hypot((DISCREPANCY + STEEPNESS * steepness) * math.sqrt(math.log(ratio)), END_NOISE * fit.noise)
     deviations = np.sqrt(np.einsum("ai,aij,aj->a", ahead, fit.covariance, ahead) + doubt**2)
-    low, middle, high = (level * _quantile(fit.weight, means, deviations, q) for q in (LOW, 0.5, HIGH))
+    # A line through few points may end below zero, where no loss is.
+    low, middle, high = (max(level * _quantile(fit.weight, means, deviations, q), 0.0) for q in (LOW, 0.5, HIGH))
     floor, excess = float(fit.mean[best, 0]) * level, float(fit.mean[best, 1]) * level
     return Forecast(middle, low, high, floor, excess, float(ALPHAS[best]))
 

@@ -92,6 +92,14 @@ def test_a_clean_power_law_is_found():
     assert found.loss == pytest.approx(2.0 + 300 * 5e6**-0.5, rel=0.02)
 
 
+def test_no_loss_is_predicted_below_zero():
+    """A run that has only begun to fall, seen at a hundredth of its length."""
+    tokens = np.arange(1.0, 31.0)
+    found = forecast(tokens, 6.0 - 0.12 * tokens, np.ones(30), 3000.0, 1.0)
+    assert found is not None
+    assert 0.0 == found.low <= found.loss <= found.high
+
+
 def test_outliers_hardly_move_the_forecast():
     run = made_up(7)
     spiked = run.loss.copy()

@@ -31,6 +31,8 @@ class TrainingLength:
         if not told or view.step < EARLIEST * planned:
             return ()
         advised, loss = int(told["steps"]), _loss(view)
+        if loss <= 0:
+            return ()
         wanted = max(advised, view.step + math.ceil(OFF * view.step))  # the schedule needs steps to come down in
         if advised > planned and not view.facts.automatic:
             return ()
