@@ -15,7 +15,8 @@ import numpy as np
 
 from lumina.interventions import catalogue
 from lumina.orchestrator import Attempt, Proposal
-from lumina.orchestrator.effect import AIMS, Measured
+from lumina.orchestrator.effect import AIMS, CAUSE, Measured
+from lumina.store.projection import call
 from lumina.train.recorder import json_numbers
 from lumina.train.remedy import carry_out_alone, decide
 from lumina.train.session import Session
@@ -147,7 +148,7 @@ class Oversight:
             "proposal %s: %s %s (confidence %.2f)", proposal.id, proposal.method, proposal.args, proposal.confidence
         )
         if course == "log":
-            session.event("info", "observe", f"would propose {proposal.method} {proposal.args}: {summary(doc)}")
+            session.event("info", "observe", f"would propose {call(doc)}: {summary(doc)}")
             return None
         session.commit("proposal", proposal.id, doc)
         return doc
@@ -155,7 +156,7 @@ class Oversight:
     def _say_health(self, health: Mapping[str, Any], chinchilla: Mapping[str, Any]) -> None:
         levels = {"healthy": "info", "warning": "warning", "critical": "critical"}
         # Only what is wrong: the whole sentences are in the status, beside the proposal.
-        said = ", ".join(str(issue["code"]).replace("_", " ") for issue in health["issues"])
+        said = ", ".join(_in_words(str(issue["code"])) for issue in health["issues"])
         score = chinchilla.get("convergence_score")
         tail = said or (f"convergence score {score:.0f} %" if score is not None else "too early to say more")
         news = (health["status"], said)
@@ -163,6 +164,12 @@ class Oversight:
             self.session.event(levels[health["status"]], "health", f"Health check: {health['status']}, {tail}")
         self._told = news
         self._checks += 1
+
+
+def _in_words(code: str) -> str:
+    """An issue's code as an event says it; `hurt/3` is the third intervention, which a person knows by its proposal."""
+    kind, _, number = code.partition("/")
+    return "an intervention hurt" if kind == CAUSE and number else code.replace("_", " ")
 
 
 CHARTED = frozenset(
