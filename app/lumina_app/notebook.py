@@ -45,7 +45,10 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
     writes. `close()` ends that. Raises `Refusal` (not_found) when there is no such run.
     """
 
-    _esm = _text("format.js", "series.js", "difference.js", "widget.charts.js", "widget.rehearsal.js", "widget.js")
+    _esm = _text(
+        "format.js", "series.js", "difference.js",
+        "widget.charts.js", "widget.rehearsal.js", "widget.receipts.js", "widget.js",
+    )  # fmt: skip
     _css = _text("widget.css")
 
     name = traitlets.Unicode().tag(sync=True)

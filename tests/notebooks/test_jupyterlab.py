@@ -71,6 +71,33 @@ def test_pause_and_resume_while_another_cell_is_busy(view: LabPage, run: Run) ->
     assert view.is_busy("run.wait()")
 
 
+def test_every_button_of_a_proposal_lies_within_its_card(view: LabPage) -> None:
+    card = view.widget.get_by_role("region", name="Nothing to approve")
+    card.get_by_role("button", name="Edit").wait_for(timeout=90_000)
+    within = card.bounding_box()
+    assert within is not None
+    for name in ("Approve", "Edit", "Rehearse", "Reject"):
+        box = card.get_by_role("button", name=name).bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] < within["x"] + within["width"], name
+
+
+def test_a_proposal_is_rehearsed_once_at_a_time(view: LabPage, run: Run) -> None:
+    card = view.widget.get_by_role("region", name="Nothing to approve")
+    rehearsal = view.widget.get_by_role("region", name="Rehearsal")
+    card.get_by_role("button", name="Rehearse").click()
+    expect(rehearsal).to_contain_text("of 100 steps")
+    expect(card.get_by_role("button", name="Rehearse")).to_be_disabled()
+    expect(rehearsal).to_contain_text("finished", timeout=90_000)
+    expect(rehearsal.locator(".lw-verdict")).to_contain_text("over 50 steps")
+    expect(rehearsal.locator(".lw-legend")).to_have_text("withoutwith")
+    first, last = (rehearsal.locator("svg[role=img] text").nth(at).bounding_box() for at in (-2, -1))
+    assert first is not None
+    assert last is not None
+    assert first["x"] + first["width"] < last["x"]
+    expect(card.get_by_role("button", name="Rehearse")).to_be_enabled()
+
+
 def test_an_edited_proposal_is_approved_and_its_receipt_shown(view: LabPage, run: Run) -> None:
     card = view.widget.get_by_role("region", name="Nothing to approve")
     card.get_by_role("button", name="Edit").click(timeout=90_000)
@@ -89,7 +116,7 @@ def test_an_edited_proposal_is_approved_and_its_receipt_shown(view: LabPage, run
 def test_a_value_out_of_range_is_refused_in_words(view: LabPage, run: Run) -> None:
     view.widget.get_by_text("Trigger an intervention by hand").click()
     view.widget.locator(".lw-hand").get_by_label("temperature").fill("99")
-    view.widget.get_by_role("button", name="Apply").click()
+    view.widget.locator(".lw-hand").get_by_role("button", name="Apply").click()
     receipts = view.widget.get_by_role("region", name="Receipts")
     expect(receipts).to_contain_text("temperature = 99 is outside 0.1 to 5")
     assert run.status()["hparams"]["routing_temperature"] == 2.5
@@ -97,9 +124,34 @@ def test_a_value_out_of_range_is_refused_in_words(view: LabPage, run: Run) -> No
 
 def test_an_intervention_by_hand_is_applied(view: LabPage, run: Run) -> None:
     view.widget.locator(".lw-hand").get_by_label("temperature").fill("1.25")
-    view.widget.get_by_role("button", name="Apply").click()
+    view.widget.locator(".lw-hand").get_by_role("button", name="Apply").click()
     expect(view.widget.get_by_role("region", name="Receipts")).to_contain_text("routing_temperature 2.5 → 1.25")
     until(lambda: run.status()["hparams"]["routing_temperature"] == 1.25)
+
+
+def test_what_was_rehearsed_by_hand_is_applied_once_and_taken_back(view: LabPage, run: Run) -> None:
+    by_hand, rehearsal = view.widget.locator(".lw-hand"), view.widget.get_by_role("region", name="Rehearsal")
+    by_hand.get_by_label("temperature").fill("1.4")
+    by_hand.get_by_role("button", name="Rehearse").click()
+    expect(rehearsal).to_contain_text("temperature 1.4")
+    expect(rehearsal).to_contain_text("finished", timeout=90_000)
+    rehearsal.get_by_role("button", name="Apply").click()
+    expect(rehearsal).to_contain_text("Applied at step")
+    expect(rehearsal.get_by_role("button", name="Apply")).to_have_count(0)
+    receipts = view.widget.get_by_role("region", name="Receipts").get_by_role("listitem")
+    expect(receipts.first).to_contain_text("routing_temperature 1.25 → 1.4")
+    receipts.first.get_by_role("button", name="Undo").click()
+    expect(receipts.first).to_contain_text("undo adjust_routing_temperature verified")
+    until(lambda: run.status()["hparams"]["routing_temperature"] == 1.25)
+    expect(view.widget.locator(".lw-mark title").last).to_contain_text("undo adjust_routing_temperature at step")
+
+
+def test_what_cannot_be_rehearsed_offers_no_button(view: LabPage) -> None:
+    by_hand = view.widget.locator(".lw-hand")
+    by_hand.get_by_label("intervention").select_option("pause")
+    expect(by_hand.get_by_role("button", name="Rehearse")).to_be_hidden()
+    by_hand.get_by_label("intervention").select_option("adjust_routing_temperature")
+    expect(by_hand.get_by_role("button", name="Rehearse")).to_be_visible()
 
 
 def test_stored_text_is_text(view: LabPage, run: Run) -> None:

@@ -63,7 +63,7 @@ function buttons(proposal) {
   if (doing.mode === "reject") return html`${button("refuse", "Reject", "lm-no")}${button("read", "Cancel", "")}`;
   const sent = isSent(proposal.id);
   return html`${button("approve", sent ? "Sent ..." : "Approve", "lm-yes", sent)}${isUndo(proposal) ? null : button("edit", "Edit", "", sent)}
-    ${isUndo(proposal) ? null : button("rehearse", "Rehearse", "", sent || isRehearsing())}${button("reject", "Reject", "lm-no", sent)}`;
+    ${state.catalogue[proposal.method]?.rehearsable ? button("rehearse", "Rehearse", "", sent || isRehearsing()) : null}${button("reject", "Reject", "lm-no", sent)}`;
 }
 
 const isRehearsing = () => state.rehearsals.some((one) => one.state === "running");

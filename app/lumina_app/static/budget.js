@@ -2,7 +2,7 @@
 
 import { compact, duration, number, percent } from "/lumina/static/format.js";
 import { html, put } from "/lumina/static/html.js";
-import { subscribe } from "/lumina/static/store.js";
+import { LIVE_STATES, subscribe } from "/lumina/static/store.js";
 
 const RADIUS = 44;
 const ARC = Math.PI * RADIUS;
@@ -35,6 +35,12 @@ function recommendation({ recommendation: told }) {
   return told ? html`<p class="lm-course" data-action="${told.action}"><b>${told.action}</b> ${told.why}</p>` : null;
 }
 
+/** Until the budget is spent, at the speed of now: no time of the run, which may end before or after it. */
+function left(budget, doc) {
+  if (!LIVE_STATES.has(doc.state) || budget.eta_s === null || budget.eta_s === undefined) return "–";
+  return html`${duration(budget.eta_s)} <small>to the budget</small>`;
+}
+
 function render(body, basis, doc) {
   const budget = doc?.budget;
   if (!budget || !budget.tokens_optimal) {
@@ -44,7 +50,7 @@ function render(body, basis, doc) {
   put(basis, html`${budget.multiplier ?? 20} tokens per ${budget.basis === "active" ? "active " : ""}parameter`);
   put(body, html`${gauge(budget.progress)}<dl>
     ${row("Seen", compact(budget.tokens_seen))}${row("Optimal", compact(budget.tokens_optimal))}
-    ${row("Phase", budget.phase ?? "–")}${row("Left", duration(budget.eta_s))}
+    ${row("Phase", budget.phase ?? "–")}${row("Left", left(budget, doc))}
     ${row("Settled", budget.convergence_score === null ? "–" : percent(budget.convergence_score / 100, 0))}
     ${row("Final loss", finalLoss(budget))}${row("Epochs", epochs(budget))}
     ${row("Basis", `${budget.basis ?? "total"} parameters`)}</dl>${recommendation(budget)}`);

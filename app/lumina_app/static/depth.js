@@ -16,10 +16,10 @@ function render(chart, { run, depth }) {
   const layout = {
     margin: { l: 42, r: 14, t: 6, b: 32 }, bargap: 0.25,
     xaxis: axis(paint, { title: { text: "layer", standoff: 2 }, dtick: Math.ceil(depth.usage.length / 8), showgrid: false }),
-    yaxis: axis(paint, { range: [0, 1.02], tickformat: ".0%", dtick: 0.2 }),
+    yaxis: axis(paint, { range: [0, 1.1], tickformat: ".0%", dtick: 0.2 }),
     shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: mean, y1: mean, line: { color: paint.warn, width: 1.5, dash: "dot" } }],
     annotations: [{
-      xref: "paper", x: 1, xanchor: "right", y: mean, yanchor: mean > 0.9 ? "top" : "bottom", showarrow: false,
+      xref: "paper", x: 1, xanchor: "right", y: mean, yanchor: "bottom", showarrow: false,
       text: `mean ${percent(mean, 0)}`, font: { color: paint.warn, size: 10.5 },
     }],
   };

@@ -26,7 +26,7 @@ export function compact(value) {
 
 /** A value of any size with up to four significant digits: 1.4, 0.0003, 2.5e-7; other things as text. */
 export function plain(value) {
-  if (Array.isArray(value)) return value.map(plain).join(", ");
+  if (Array.isArray(value)) return value.length ? value.map(plain).join(", ") : "none";
   if (value && typeof value === "object") return Object.entries(value).map(([key, part]) => `${key} ${plain(part)}`).join(", ");
   if (!isNumber(value)) return value === null || value === undefined ? NOTHING : String(value);
   if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString("en");

@@ -24,10 +24,14 @@ function effectText({ effect }) {
   return effect.summary ? `${effect.state}: ${effect.summary}` : effect.state;
 }
 
+/** "undo prune_expert": an undo's mark has the method of what it took back. */
+const asked = ({ kind, method, args }) =>
+  kind === "undo" ? `<b>undo ${escapeText(method)}</b>` : `<b>${escapeText(method)}</b> ${escapeText(words(args))}`;
+
 function markText(mark) {
   const effect = effectText(mark);
   const by = mark.author?.name ? ` · ${mark.author.name}` : "";
-  return `<b>${escapeText(mark.method)}</b> ${escapeText(words(mark.args))}<br>${escapeText(mark.state ?? "")}${escapeText(by)}<br>` +
+  return `${asked(mark)}<br>${escapeText(mark.state ?? "")}${escapeText(by)}<br>` +
     `effect ${escapeText(effect)}`;
 }
 

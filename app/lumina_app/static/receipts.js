@@ -10,7 +10,8 @@ const MOST_CHANGES = 3;
 /** "temperature 1 → 2.3" for every value that changed. */
 function change({ before, after }) {
   const changed = Object.entries(after ?? {}).filter(([name, value]) => JSON.stringify(before?.[name]) !== JSON.stringify(value));
-  const shown = changed.slice(0, MOST_CHANGES).map(([name, value]) => `${name} ${plain(before?.[name])} → ${plain(value)}`);
+  const shown = changed.slice(0, MOST_CHANGES).map(([name, value]) =>
+    before && name in before ? `${name} ${plain(before[name])} → ${plain(value)}` : `${name} ${plain(value)}`);
   if (changed.length > MOST_CHANGES) shown.push(`${changed.length - MOST_CHANGES} more`);
   return shown.join(", ");
 }

@@ -1,6 +1,6 @@
 // The newest rehearsal of the run: how far it is, both curves, the difference with its interval, and what to do with it.
 
-import { verdict } from "/lumina/static/difference.js";
+import { appliedSince, rehearsalNote, verdict } from "/lumina/static/difference.js";
 import { integer, number, words } from "/lumina/static/format.js";
 import { html, put } from "/lumina/static/html.js";
 import { axis, colours, draw, legend } from "/lumina/static/plot.js";
@@ -13,7 +13,7 @@ const isOpen = (proposal) => Boolean(proposal) && (state.doc?.queue?.open ?? [])
 function buttons(one) {
   if (one.state === "running") return button("stop_rehearsal", "Stop the rehearsal", "lm-no");
   const live = LIVE_STATES.has(state.doc?.state);
-  const apply = one.state === "finished" && live ? button("apply", isOpen(one.proposal) ? "Approve" : "Apply", "lm-yes") : null;
+  const apply = one.state === "finished" && live && !appliedSince(one, state.receipts) ? button("apply", isOpen(one.proposal) ? "Approve" : "Apply", "lm-yes") : null;
   return html`${apply}${button("discard_rehearsal", "Discard")}`;
 }
 
@@ -22,13 +22,6 @@ function progress(one) {
   const share = Math.round((100 * one.done) / one.of);
   return html`<div class="lm-confidence" role="progressbar" aria-label="Rehearsed" aria-valuemin="0" aria-valuemax="100"
     aria-valuenow="${share}"><i style="width:${share}%"></i></div>`;
-}
-
-function told(one) {
-  if (one.error || ["failed", "crashed", "stopped"].includes(one.state)) return one.error ?? `The rehearsal ${one.state}.`;
-  if (!one.why) return "It is being prepared.";
-  if (one.state === "running") return one.paused ? `The run is paused meanwhile: ${one.why}.` : `The run goes on meanwhile: ${one.why}.`;
-  return "";
 }
 
 function figures(one) {
@@ -41,9 +34,11 @@ function figures(one) {
 
 function card(one) {
   const from = one.from_step === null ? "" : `from step ${integer(one.from_step)} · `;
+  const applied = appliedSince(one, state.receipts);
   const note = one.state === "running" ? `${integer(one.done)} of ${integer(one.of)} steps` : one.state;
   return html`<header><h2 id="lm-rehearsal-title">Rehearsal</h2><small>${from}${note}</small></header>
-    <h3>${one.method} <small>${words(one.args)}</small></h3>${progress(one)}<p class="lm-quiet">${told(one)}</p>${figures(one)}
+    <h3>${one.method} <small>${words(one.args)}</small></h3>${progress(one)}<p class="lm-quiet">${rehearsalNote(one)}</p>${figures(one)}
+    ${applied && html`<p class="lm-quiet">Applied at step ${integer(applied.step)}.</p>`}
     <div class="lm-buttons">${buttons(one)}</div>`;
 }
 

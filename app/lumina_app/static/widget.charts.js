@@ -172,9 +172,10 @@ class LossChart {
     const group = add(svg, "g", { class: `lw-mark${worse ? " lw-worse" : better}`, "data-effect": verdict });
     add(group, "line", { x1: at, x2: at, y1: top, y2: bottom });
     add(group, "path", { d: `M${at - 5} ${top}h10l-5 8z` });
-    if (verdict !== "pending") add(group, "text", { x: at + 7, y: top + 8 }, verdict);
+    const room = this.frame.right - at > 70; // the longest verdict, "inconclusive"
+    if (verdict !== "pending") add(group, "text", { x: at + (room ? 7 : -7), y: top + 8, "text-anchor": room ? "start" : "end" }, verdict);
     const told = mark.effect?.summary ? `, ${verdict}: ${mark.effect.summary}` : "";
-    add(group, "title", {}, `${mark.method} ${words(mark.args)} at step ${mark.step}${told}`);
+    add(group, "title", {}, `${asked(mark)} at step ${integer(mark.step)}${told}`);
   }
 
   explain(validation, story) {
@@ -284,8 +285,9 @@ class Depth {
     if (this.card.box.hidden) return;
     const width = this.card.body.clientWidth || 300;
     const [left, bottom, height] = [38, 170, 192];
+    const top = 20; // room for the mean's note above a full bar
     const wide = (width - left - 4) / depth.usage.length;
-    const y = (share) => bottom - share * (bottom - 8);
+    const y = (share) => bottom - share * (bottom - top);
     this.card.body.replaceChildren();
     const svg = add(this.card.body, "svg", { width, height, role: "img", "aria-label": "Share of tokens that take each layer" });
     for (const at of [0, 0.25, 0.5, 0.75, 1]) {

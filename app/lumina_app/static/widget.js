@@ -5,7 +5,6 @@ const OVER = new Set(["finished", "stopped", "failed", "crashed"]);
 const AUTONOMY = { observe: "observing", ask: "supervised", auto: "autonomous" };
 const MOST_POINTS = 6000; // then the whole line is asked for again, thinned by the store
 const MOST_EVENTS = 100;
-const MOST_RECEIPTS = 8;
 const SILENCE_MS = 10000;
 const PATIENCE_MS = 4000; // before a page that has heard nothing yet says so
 
@@ -79,7 +78,7 @@ class Header {
     this.progress.textContent = progress(status, state);
     const issues = over ? [] : status.health?.issues ?? [];
     this.health.hidden = !issues.length;
-    this.health.textContent = status.health?.status ?? "";
+    this.health.textContent = this.health.dataset.status = status.health?.status ?? "";
     this.health.title = issues.map((issue) => issue.message).join("\n");
     this.pause.dataset.action = state === "paused" ? "unpause" : "pause";
     this.pause.textContent = state === "paused" ? "Resume" : "Pause";
@@ -143,9 +142,10 @@ function trainLoss(loss) {
 }
 
 class Approvals {
-  constructor(parent, act) {
+  constructor(parent, act, catalogue) {
     this.card = card(parent, "Nothing to approve", "", "approvals");
     this.act = act;
+    this.rehearsable = new Set(catalogue.filter(({ rehearsable }) => rehearsable).map(({ method }) => method));
     this.shown = null;
   }
 
@@ -155,6 +155,8 @@ class Approvals {
     if (key !== this.shown) this.show(doc, first); // else what is being typed stays
     this.shown = key;
     for (const button of this.card.body.querySelectorAll("button")) button.disabled = !contact || this.sent === first?.id;
+    const rehearse = this.card.body.querySelector(".lw-rehearse");
+    if (rehearse) rehearse.disabled ||= isRehearsing(doc);
   }
 
   show(doc, first) {
@@ -169,7 +171,8 @@ class Approvals {
   ask(proposal) {
     const { body } = this.card;
     const sure = Math.round(100 * (proposal.confidence ?? 0));
-    add(body, "code", { class: "lw-method" }, proposal.method);
+    const undone = proposal.evidence?.numbers?.method;
+    add(body, "code", { class: "lw-method" }, proposal.method === "undo" ? `undo ${undone ?? ""}` : proposal.method);
     const meter = add(body, "div", { class: "lw-sure", role: "meter", "aria-label": "Confidence", "aria-valuenow": sure });
     add(meter, "i", { style: `width:${sure}%` });
     add(body, "p", { class: "lw-dim" }, `${proposal.evidence?.summary ?? ""} Confidence ${sure}%.`);
@@ -205,7 +208,7 @@ class Approvals {
       if (begin) inputs[0].select();
     });
     edit.hidden = !inputs.length;
-    if (proposal.method !== "undo") {
+    if (this.rehearsable.has(proposal.method)) {
       button("Rehearse", "lw-rehearse", () => {
         const args = { ...proposal.args, ...edited(inputs) };
         this.act("rehearse", { method: proposal.method, proposal: proposal.id, args });
@@ -253,7 +256,8 @@ class ByHand {
     this.usable = catalogue.length > 0;
   }
 
-  ask({ doc, args }) {
+  ask({ doc, args, rehearsable }) {
+    this.rehearse.hidden = !rehearsable;
     this.doc.textContent = doc.split(/\s+/).join(" ");
     this.fields.replaceChildren();
     for (const arg of args) {
@@ -266,7 +270,7 @@ class ByHand {
   draw({ doc }, contact) {
     this.box.hidden = OVER.has(doc.state) || !this.usable;
     this.apply.disabled = !contact;
-    this.rehearse.disabled = !contact || (doc.rehearsals ?? []).some(({ state }) => state === "running");
+    this.rehearse.disabled = !contact || isRehearsing(doc);
   }
 }
 
@@ -276,59 +280,6 @@ function allowed({ ge, gt, le }) {
   if (from && le !== null) return `${from} to ${plain(le)}`;
   if (from) return ge === null ? from : `${from} or more`;
   return le === null ? "any number" : `at most ${plain(le)}`;
-}
-
-// Receipts of everybody, and above them what was asked here and has none: on its way, or refused before it was sent.
-class Receipts {
-  constructor(parent) {
-    this.card = card(parent, "Receipts", "values read back from the live run", "receipts");
-    this.list = add(this.card.body, "ul", { class: "lw-rows", role: "log", "aria-label": "receipts" });
-    this.own = new Map();
-  }
-
-  sent(click, what) {
-    this.own.set(click, { what, receipt: null, refusal: null });
-  }
-
-  answered(click, answer) {
-    if (answer.done) this.own.delete(click); // no command to the run: what came of it shows elsewhere
-    Object.assign(this.own.get(click) ?? {}, answer);
-  }
-
-  draw({ doc }) {
-    const told = new Set(doc.receipts.map((receipt) => receipt.id));
-    for (const [click, { receipt }] of this.own) if (receipt && told.has(receipt.id)) this.own.delete(click);
-    this.list.replaceChildren();
-    for (const own of [...this.own.values()].reverse().slice(0, MOST_RECEIPTS)) this.row(own);
-    for (const receipt of doc.receipts.slice(0, MOST_RECEIPTS)) this.row({ what: asked(receipt), receipt });
-    this.card.box.hidden = !this.list.children.length;
-  }
-
-  row({ what, receipt, refusal }) {
-    const state = receipt?.state ?? (refusal ? "refused" : "sent");
-    const row = add(this.list, "li", { class: `lw-${state}`, "data-state": state });
-    add(row, "u", {}, isNumber(receipt?.step) ? integer(receipt.step) : "");
-    const text = add(row, "span", {}, `${what} `);
-    add(text, "i", {}, state);
-    const detail = refusal ?? receipt?.reason ?? (receipt ? change(receipt) : "");
-    if (detail) add(text, "small", {}, detail);
-    if (receipt?.effect) add(text, "small", { class: "lw-effect", "data-effect": receipt.effect.state }, effectText(receipt.effect));
-  }
-}
-
-/** "helped: loss -3 % against its trend", or when it will be known. */
-function effectText({ state, summary, due_step }) {
-  if (state === "pending") return `effect known at step ${integer(due_step)}`;
-  return summary ? `${state}: ${summary}` : state;
-}
-
-const asked = ({ kind, method, args }) => (method ? `${method} ${words(args)}` : kind);
-
-/** "routing_temperature 1 → 2.3" for every value that was changed. */
-function change({ before, after }) {
-  const changed = Object.entries(after ?? {}).filter(([name, value]) => JSON.stringify(before?.[name]) !== JSON.stringify(value));
-  return changed.map(([name, value]) =>
-    before && name in before ? `${name} ${plain(before[name])} → ${plain(value)}` : `${name} ${plain(value)}`).join(", ");
 }
 
 /** "2.14 (2.01 to 2.30)": where the loss should end, with its 90 % band. */
@@ -357,7 +308,7 @@ class Budget {
     const list = add(this.card.body, "dl");
     const facts = {
       Seen: number(budget.tokens_seen, 0), Optimal: number(budget.tokens_optimal, 0),
-      Phase: budget.phase ?? "–", Left: OVER.has(state) ? "–" : duration(budget.eta_s),
+      Phase: budget.phase ?? "–", Left: OVER.has(state) || !isNumber(budget.eta_s) ? "–" : `${duration(budget.eta_s)} to the budget`,
       "Final loss": finalLoss(budget),
     };
     for (const [term, value] of Object.entries(facts)) {
@@ -455,11 +406,11 @@ function build(root, model, act) {
   const loss = new LossChart(left);
   const pair = add(left, "div", { class: "lw-pair" });
   const charts = [loss, new Heatmap(pair), new Depth(pair)];
-  const approvals = new Approvals(right, act);
+  const approvals = new Approvals(right, act, model.get("catalogue"));
   const byHand = new ByHand(right, act, model.get("catalogue"));
   const rehearsals = new Rehearsals(right, act);
-  const receipts = new Receipts(right);
-  const rest = [new Budget(right), new Events(left)];
+  const receipts = new Receipts(right, act);
+  const rest = [new Budget(left), new Events(left)];
   return { panels: [header, notice, figures, ...charts, approvals, byHand, rehearsals, receipts, ...rest], charts, receipts, loss };
 }
 
@@ -475,7 +426,7 @@ function render({ model, el }) {
   const hello = () => model.send({ kind: "hello", page });
   const act = (action, rest = {}, refused = () => {}) => {
     const click = fresh();
-    receipts.sent(click, rest.method ?? action);
+    receipts.sent(click, clicked(action, rest));
     undo.set(click, refused);
     model.send({ kind: "command", click, action, ...rest });
     draw();
