@@ -64,6 +64,7 @@ def parts() -> list[Part]:
         Part("waits, packed documents, MoD 0.5", waits, depth),
         Part("Lumina, compile", lumina, {"compile": True}, 150.0),
         Part("Lumina, MoD 0.5", lumina, depth),
+        Part("Lumina, compile and CUDA graphs", lumina, {"compile": True, "cuda_graphs": True}, 150.0),
         Part("Lumina, gradient checkpointing", lumina, {"gradient_checkpointing": True}),
         Part("Lumina, fp8_e4m3", lumina, {"precision": "fp8_e4m3"}),
         Part("Lumina, bf16", lumina, {"precision": "bf16"}),

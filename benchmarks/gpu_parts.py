@@ -57,7 +57,8 @@ def hardware_of(device: str) -> Hardware:
 
 def configured(size: Size, **changes: Any) -> Config:
     """As Mixtral is: no token is dropped and no layer skipped."""
-    base = {"use_mod": False, "capacity_factor": None, "max_position_embeddings": size.length, "vocab_size": size.vocab}
+    base = {"use_mod": False, "capacity_factor": None, "max_position_embeddings": size.length,
+            "vocab_size": size.vocab, "document_boundaries": False}  # fmt: skip
     return load_config("debug", {**size.config, **base, **changes})
 
 

@@ -166,6 +166,29 @@ def _float8_products_fit_their_units(config: Config) -> Broken:
     return f"precision fp8_e4m3 multiplies in blocks of 16, and {odd[0]} is no multiple of it", ""
 
 
+@rule("optimization.cuda_graphs", "optimization.compile", "optimization.gradient_checkpointing")
+def _graphs_are_of_compiled_layers(config: Config) -> Broken:
+    optimization = config.optimization
+    if not optimization.cuda_graphs:
+        return None
+    if not optimization.compile:
+        return "optimization.cuda_graphs records what optimization.compile = true compiles", ""
+    if optimization.gradient_checkpointing:
+        return "optimization.cuda_graphs cannot record what optimization.gradient_checkpointing computes again", ""
+    return None
+
+
+@rule("optimization.cuda_graphs", "data.document_boundaries", "data.packing")
+def _graphs_have_something_to_record(config: Config) -> Broken:
+    alike = set(range(config.model.num_layers)) - set(config.mod_layers)
+    if not config.optimization.cuda_graphs or (alike and (not config.has_documents or alike - set(config.moe_layers))):
+        return None
+    what = "optimization.cuda_graphs finds no layer whose shapes stay"
+    if not alike:
+        return what, "each has MoD"
+    return what, "use data.document_boundaries = false and data.packing = pack, or layers without experts"
+
+
 @rule("orchestrator.autonomy_per_method")
 def _methods_exist(config: Config) -> Broken:
     for pair in config.orchestrator.autonomy_per_method:

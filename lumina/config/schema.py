@@ -301,6 +301,12 @@ class OptimizationConfig(Group):
         False,
         "Compile attention and the dense feed-forward with torch.compile: a slow first step, faster ones after it.",
     )
+    cuda_graphs: bool = param(
+        False,
+        "Record what is compiled as CUDA graphs, which the host starts at once, where its shapes stay: in layers "
+        "without MoD the dense feed-forward, and without document boundaries and padding attention and shared experts. "
+        "Needs a GPU and compile, and no gradient_checkpointing; not yet measured.",
+    )
     use_deepspeed: bool = param(False, "Train through DeepSpeed.", available=False)
     zero_stage: int = param(0, "DeepSpeed ZeRO stage.", ge=0, le=3, available=False)
     cpu_offload: bool = param(False, "Keep the optimizer's state in CPU memory.", available=False)
@@ -504,6 +510,11 @@ class Config(Group):
     def moe_layers(self) -> tuple[int, ...]:
         """Indices of the layers whose feed-forward is a mixture of experts."""
         return tuple(range(self.model.num_layers)) if self.moe.use_moe else ()
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether batches tell their documents apart, or have padding."""
+        return self.data.document_boundaries or self.data.packing == "pad"
 
     @property
     def mod_layers(self) -> tuple[int, ...]:

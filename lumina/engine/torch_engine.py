@@ -29,7 +29,7 @@ from lumina.engine.api import (
     TornUpdate,
 )
 from lumina.engine.guard import CollapseGuard
-from lumina.engine.kernels import choose_kernels
+from lumina.engine.kernels import Graphs, choose_kernels, compile_layers, refuse_what_cannot_be_compiled
 from lumina.engine.numerics import (
     Multiplication,
     Weights,
@@ -41,13 +41,12 @@ from lumina.engine.numerics import (
 )
 from lumina.engine.optimizer import AdamW
 from lumina.engine.statistics import StepFigures, StepValues
-from lumina.hardware import Hardware, PrecisionChoice, choose_inference_precision, compile_problem, is_out_of_memory
+from lumina.hardware import Hardware, PrecisionChoice, choose_inference_precision, is_out_of_memory
 from lumina.model import ModelOutput, Transformer
 from lumina.model.documents import Documents
 from lumina.model.mod import DepthRouter
 from lumina.model.moe import STACKED, STACKED_BUFFERS, MoE
 from lumina.model.transfer import sent
-from lumina.store.errors import Refusal
 
 MOE_KNOBS = ("routing_temperature", "capacity_factor", "load_balancing_weight", "expert_dropout")
 MOD_KNOBS = ("mod_capacity_factor", "mod_routing_temperature", "mod_warmup_steps", "mod_anneal_steps")
@@ -65,14 +64,12 @@ class TorchEngine:
         self.config, self.vocab_size, self.precision = config, vocab_size, precision
         self._inference = choose_inference_precision(config.precision.inference_precision, precision, hardware)
         self._hardware, self.device = hardware, torch.device(hardware.device)
-        problem = compile_problem(hardware) if config.optimization.compile else None
-        if problem:
-            raise Refusal("unsupported", f"optimization.compile = true: {problem}; use false")
+        refuse_what_cannot_be_compiled(config, hardware)
         if self.device.type == "cpu":
             be_deterministic(compiled=config.optimization.compile)
         self._clip = config.training.gradient_clip_val
         self._weight_decay = config.training.weight_decay
-        self._guard = CollapseGuard()
+        self._guard, self._graphs = CollapseGuard(), Graphs(config)
         self._phase = ""  # of the step that is being computed
         self._scaler = scaler_of(precision, config.precision)
         torch.manual_seed(config.training.seed)
@@ -87,9 +84,7 @@ class TorchEngine:
         self.weights = Weights(self.model, self.precision)
         self._choose_products()
         self._pruned: list[tuple[int, int]] = []
-        if self.config.optimization.compile:
-            for layer in self.model.layers:
-                layer.compile_dense()  # type: ignore[operator]
+        compile_layers(self.model, self.config)
         decayed = [weight for weight in self.weights.by_name.values() if weight.ndim >= 2]
         plain = [weight for weight in self.weights.by_name.values() if weight.ndim < 2]
         self.optimizer = AdamW(
@@ -136,6 +131,7 @@ class TorchEngine:
         self.model.knobs.step = step
         self.set_hparams(learning_rate=learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
+        self._graphs.keep_gradients(self.weights.by_name.values())
         labels = sum(int((batch.labels != -100).sum()) for batch in microbatches)
         figures = StepFigures(self.model, self.telemetry)
         for batch in microbatches:
@@ -174,6 +170,7 @@ class TorchEngine:
         )
 
     def _forward(self, batch: MicroBatch) -> ModelOutput:
+        self._graphs.begin()
         with autocast(self.precision, self.device):
             output: ModelOutput = self.model(*self._tensors(batch))
         return output
@@ -242,6 +239,7 @@ class TorchEngine:
                 self._products.for_inference(),
                 autocast(self._inference, self.device),
             ):
+                self._graphs.begin()
                 output = self.model(*self._tensors(batch))
             sums.append((float(output.loss_sum), int(output.correct), int(output.tokens)))
         return EvalStats(sums[0][0], sums[-1][0], sums[0][1], sums[0][2])

@@ -4,7 +4,7 @@ Knows nothing of models or runs; torch is imported only inside `detect`."""
 from __future__ import annotations
 
 from lumina.hardware.accelerator import detect
-from lumina.hardware.compiler import compile_problem
+from lumina.hardware.compiler import compile_problem, graphs_problem
 from lumina.hardware.demands import check_demands
 from lumina.hardware.detect import Hardware, choose_threads, detect_apart, detect_cpu
 from lumina.hardware.memory import is_out_of_memory
@@ -31,6 +31,7 @@ __all__ = [
     "environment_of_platform",
     "flash_problem",
     "for_platform",
+    "graphs_problem",
     "has_grouped_products",
     "is_out_of_memory",
 ]

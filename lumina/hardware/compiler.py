@@ -20,3 +20,8 @@ def compile_problem(hardware: Hardware) -> str | None:
     if any(shutil.which(name) for name in wanted):
         return None
     return f"torch.compile needs a C++ compiler on a CPU, and there is no {' or '.join(wanted)}"
+
+
+def graphs_problem(hardware: Hardware) -> str | None:
+    """Why a step's work cannot be recorded as CUDA graphs here, or None."""
+    return None if hardware.device == "cuda" else f"{hardware.device} has no CUDA graphs"

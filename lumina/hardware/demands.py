@@ -4,7 +4,7 @@ Knows no model and no run; imports no torch."""
 from __future__ import annotations
 
 from lumina.config import Config
-from lumina.hardware.compiler import compile_problem
+from lumina.hardware.compiler import compile_problem, graphs_problem
 from lumina.hardware.detect import Hardware, detect_apart
 from lumina.hardware.platform import flash_problem
 from lumina.hardware.precision import PrecisionError, choose_precision
@@ -37,5 +37,7 @@ def check_demands(config: Config, hardware: Hardware | None = None) -> None:
             raise Refusal("bad_argument", f"{path} = {wanted}: {error}") from error
     if optimization.compile and (problem := compile_problem(hardware)):
         raise Refusal("bad_argument", f"optimization.compile = true: {problem}; use false")
+    if optimization.cuda_graphs and (problem := graphs_problem(hardware)):
+        raise Refusal("bad_argument", f"optimization.cuda_graphs = true: {problem}; use false")
     if optimization.use_flash_attention is True and (problem := flash_problem(hardware, config)):
         raise Refusal("bad_argument", f"optimization.use_flash_attention = true: {problem}; use auto")

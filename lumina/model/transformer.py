@@ -63,12 +63,15 @@ class Layer(nn.Module):
             self.mod = DepthRouter(config.mod.mod_routing_type, width, eps, index, knobs, config.training.seed)
         self.rotary = Rotary(model.head_dim, model.max_position_embeddings, model.rope_theta)
 
-    def compile_dense(self) -> None:
-        """Compiles attention and the dense feed-forward with their norms; routing depends on data and stays."""
-        self._attend = torch.compile(self._attend)  # type: ignore[method-assign]
-        self._feed_dense = torch.compile(self._feed_dense)  # type: ignore[method-assign]
+    def compile_dense(self, graphs: bool = False, documents: bool = False) -> None:
+        """Compiles attention and the dense feed-forward with their norms; routing depends on data and stays. With
+        `graphs`, what has the same shapes in every batch, where there are documents or none, is recorded."""
+        recorded = {"mode": "reduce-overhead"} if graphs and self.mod is None else {}
+        alone = {} if documents else recorded
+        self._attend = torch.compile(self._attend, **alone)  # type: ignore[method-assign, call-overload]
+        self._feed_dense = torch.compile(self._feed_dense, **recorded)  # type: ignore[method-assign, call-overload]
         if self.moe is not None and self.moe.shared is not None:
-            self.moe.shared.compile()
+            self.moe.shared.compile(**alone)
 
     def forward(self, x_BTD: Tensor, documents: Documents | None = None) -> tuple[Tensor, LayerStats]:
         """What comes out of the layer."""

@@ -100,17 +100,18 @@ def times_computed(**changes: Any) -> int:
     return len(calls)
 
 
-def compiled(**changes: Any) -> list[str]:
-    """What is handed to torch.compile (whose own compiler would take half a minute)."""
-    names: list[str] = []
+def compiled(**changes: Any) -> list[tuple[str, str | None]]:
+    """What is handed to torch.compile (whose own compiler would take half a minute), and in which mode."""
+    names: list[tuple[str, str | None]] = []
 
-    def noted(function: Any) -> Any:
-        names.append(function.__name__)
+    def noted(function: Any, mode: str | None = None) -> Any:
+        names.append((function.__name__, mode))
         return function
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", noted)
-        patch.setattr("lumina.engine.torch_engine.compile_problem", lambda hardware: None)
+        for problem in ("compile_problem", "graphs_problem"):
+            patch.setattr(f"lumina.engine.kernels.{problem}", lambda hardware: None)
         engine(**changes)
     return names
 

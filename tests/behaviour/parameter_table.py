@@ -98,6 +98,7 @@ TRAINING = {
     ),
     "optimization.gradient_checkpointing": Case(see.times_computed, False, True),
     "optimization.compile": Case(see.compiled, False, True),
+    "optimization.cuda_graphs": Case(see.compiled, False, True, compile=True, **DENSE),
 }
 DATA = {
     "data.training_mode": Case(see.sources, None, "hybrid_sequential", base_ratio=0.5),

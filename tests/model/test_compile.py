@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pytest
 import torch
 from small import SHAPE
 from small_models import VOCAB, batch, engine
 
-from lumina.config import load_config
+from lumina.checkpoint import state_hash
+from lumina.config import ConfigError, load_config
+from lumina.engine.kernels import refuse_what_cannot_be_compiled
 from lumina.engine.torch_engine import TorchEngine
-from lumina.hardware import Hardware, choose_precision, compile_problem
+from lumina.hardware import Hardware, check_demands, choose_precision, compile_problem
 from lumina.store.errors import Refusal
 
 CPU = Hardware("cpu", "Example CPU", None, False, 2, 2**34)
@@ -33,7 +36,7 @@ def test_a_compiled_model_trains_and_validates_the_same(
 
     monkeypatch.setattr(torch, "compile", noted)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)
-    monkeypatch.setattr("lumina.engine.torch_engine.compile_problem", lambda hardware: None)
+    monkeypatch.setattr("lumina.engine.kernels.compile_problem", lambda hardware: None)
     plain, fast = engine(**family), engine(**family, compile=True)
     assert compiled == ["_attend", "_feed_dense"] * 2
     for step in range(1, 4):
@@ -62,3 +65,90 @@ def test_apple_gpus_are_refused_and_a_named_compiler_is_looked_for(monkeypatch: 
     assert compile_problem(CPU) is None
     monkeypatch.setenv("CXX", "other")
     assert "there is no other" in (compile_problem(CPU) or "")
+
+
+# CUDA graphs
+
+
+class Recorded:
+    """What is compiled in which mode, and when a forward pass begins."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.modes: list[tuple[str, str | None]] = []
+        self.begun = 0
+        patch.setattr(torch, "compile", self.compile)
+        patch.setattr(torch.nn.Module, "compile", lambda module, **options: self.compile(type(module), **options))
+        patch.setattr(torch.compiler, "cudagraph_mark_step_begin", self.begin)
+        for problem in ("compile_problem", "graphs_problem"):
+            patch.setattr(f"lumina.engine.kernels.{problem}", lambda hardware: None)
+
+    def compile(self, function: Any, mode: str | None = None) -> Any:
+        self.modes.append((function.__name__, mode))
+        return function
+
+    def begin(self) -> None:
+        self.begun += 1
+
+
+PLAIN = {"compile": True, "cuda_graphs": True, "document_boundaries": False}
+GRAPH = "reduce-overhead"
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"use_moe": False, "use_mod": False}, [("_attend", GRAPH), ("_feed_dense", GRAPH)] * 2),
+        (
+            {"use_moe": False, "use_mod": False, "document_boundaries": True},
+            [("_attend", None), ("_feed_dense", GRAPH)] * 2,
+        ),
+        (
+            {"num_shared_experts": 1, "mod_start_layer": 1},
+            [(name, mode) for mode in (GRAPH, None) for name in ("_attend", "_feed_dense", "SwiGLU")],
+        ),
+    ],
+    ids=["dense", "documents", "depth in the second layer"],
+)
+def test_what_keeps_its_shapes_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], wanted: list[tuple[str, str | None]]
+) -> None:
+    recorded = Recorded(monkeypatch)
+    engine(**{**PLAIN, **changes})
+    assert recorded.modes == wanted
+
+
+def test_graphs_begin_with_every_micro_batch_and_never_own_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = Recorded(monkeypatch)
+    plain = engine(use_mod=False, document_boundaries=False)
+    fast = engine(use_mod=False, **PLAIN)
+    owned: list[int] = []
+    backward = fast._backward
+    monkeypatch.setattr(
+        fast,
+        "_backward",
+        lambda loss: (owned.append(sum(p.grad is None for p in fast.model.parameters())), backward(loss)),
+    )
+    for step in (1, 2):
+        given = [batch(step), batch(step + 10)]
+        assert fast.train_step(step, given, 1e-3).loss == plain.train_step(step, given, 1e-3).loss
+    fast.eval_step(batch(3))
+    assert owned == [0] * 4
+    assert recorded.begun == 2 * 2 + 1
+    assert state_hash(fast.export_state()) == state_hash(plain.export_state())
+
+
+def test_graphs_are_refused_by_name_where_they_cannot_be() -> None:
+    for changes, why in (
+        ({"compile": False}, "records what optimization.compile = true compiles"),
+        ({"gradient_checkpointing": True}, "cannot record what optimization.gradient_checkpointing computes again"),
+        ({"use_mod": True, "mod_start_layer": 0}, "each has MoD"),
+        ({"use_mod": False, "document_boundaries": True}, r"use data\.document_boundaries = false"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            load_config("debug", {**SHAPE, "use_mod": False, **PLAIN, **changes})
+    config = load_config("debug", {**SHAPE, "use_mod": False, **PLAIN})
+    with pytest.raises(Refusal, match=r"optimization\.cuda_graphs = true: cpu has no CUDA graphs; use false"):
+        check_demands(config, CPU)
+    with pytest.raises(Refusal, match=r"cpu has no CUDA graphs") as refused:
+        refuse_what_cannot_be_compiled(config, CPU)
+    assert refused.value.code == "unsupported"
