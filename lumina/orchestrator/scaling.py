@@ -10,9 +10,10 @@ alpha has a log-normal prior, and the grid is weighted by how well each alpha ex
 the loss now: E 0.3 +- 0.4, A 0.7 +- 0.4, C 0.03 +- 0.03; log alpha: log 0.5 +- 0.8. Residuals beyond twice their robust
 deviation weigh less (Huber, 1964). Neighbouring points share noise: the variance grows by (1 + q) / (1 - q), where q is
 the correlation of neighbouring residuals. On top of the prediction's variance come a quarter of a point's, since the
-end is measured, too, and (0.01 x loss now + 0.25 x s)^2 log(D_final / D_now), s = -dL / d log D now: a loss that falls
-steeply may go on so, or not. The prediction is the median of the mixture over alpha, the band its 5th to 95th
-percentile. Nothing is random.
+end is measured, too; m^2, where m is the median of what the fit misses the newest tenth of the points by, for a curve
+that has left its form already; and (0.0075 x loss now + 0.19 x s)^2 log(D_final / D_now), s = -dL / d log D now: a
+loss that falls steeply may go on so, or not. The prediction is the median of the mixture over alpha, the band its 5th
+to 95th percentile. Nothing is random.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ ALPHA_CENTRE, ALPHA_SPREAD = 0.5, 0.8
 PRIOR_MEAN = np.array([0.3, 0.7, 0.03])
 PRIOR_DEVIATION = np.array([0.4, 0.4, 0.03])
 EARLIEST = 0.3  # share of the tokens so far; what is older says little of the end
-DISCREPANCY = 0.01
-STEEPNESS = 0.25
+DISCREPANCY = 0.0075
+STEEPNESS = 0.19
 END_NOISE = 0.5
 HUBER = 2.0
 FEWEST = 10
@@ -60,7 +61,8 @@ def forecast(tokens: Floats, losses: Floats, rates: Floats, final_tokens: float,
     if kept.sum() < FEWEST:
         return None
     u, y, h = tokens[kept] / tokens[-1], losses[kept], rates[kept]
-    level = float(np.median(y[-max(len(y) // 10, 3) :]))
+    newest = slice(-max(len(y) // 10, 3), None)
+    level = float(np.median(y[newest]))
     design = np.stack(
         [np.ones((len(ALPHAS), len(u))), u ** -ALPHAS[:, None], np.broadcast_to(h, (len(ALPHAS), len(u)))], 2
     )
@@ -70,7 +72,9 @@ def forecast(tokens: Floats, losses: Floats, rates: Floats, final_tokens: float,
     means = (ahead * fit.mean).sum(1)
     best = int(fit.weight.argmax())
     steepness = max(float(fit.mean[best, 1] * ALPHAS[best]), 0.0)  # -dL / d log D now, in units of the loss now
-    doubt = math.hypot((DISCREPANCY + STEEPNESS * steepness) * math.sqrt(math.log(ratio)), END_NOISE * fit.noise)
+    missed = float(np.median(y[newest] / level - design[best, newest] @ fit.mean[best]))
+    ahead_of_it = (DISCREPANCY + STEEPNESS * steepness) * math.sqrt(math.log(ratio))
+    doubt = math.hypot(ahead_of_it, missed, END_NOISE * fit.noise)
     deviations = np.sqrt(np.einsum("ai,aij,aj->a", ahead, fit.covariance, ahead) + doubt**2)
     # A line through few points may end below zero, where no loss is.
     low, middle, high = (max(level * _quantile(fit.weight, means, deviations, q), 0.0) for q in (LOW, 0.5, HIGH))
