@@ -127,7 +127,8 @@ class Run:
     def _proposal(self, id: str) -> dict[str, Any]:
         found = next((row for row in StoreReader(self.paths).proposals() if row.id == id), None)
         if found is None:
-            raise Refusal("not_found", f"run {self.name!r} has no proposal {id!r}")
+            waiting = ", ".join(f"{row['id'][:8]} ({row['method']})" for row in self.proposals()) or "none"
+            raise Refusal("not_found", f"run {self.name!r} has no proposal {id!r}; open: {waiting}")
         return found.doc
 
     def intervene(self, method: str, **args: Any) -> PendingReceipt:

@@ -41,6 +41,9 @@ def show_calibration(args: argparse.Namespace) -> int:
     if args.json:
         print_json([dataclasses.asdict(row) for row in rows])
         return 0
+    say(
+        "bins of confidence; # the share that ended well, | inside a bar the confidence that was told; they should meet"
+    )
     shown = None
     for row in rows:
         if row.detector != shown:

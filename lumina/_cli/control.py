@@ -81,7 +81,9 @@ def receipt_json(receipt: Any) -> dict[str, Any]:
 
 
 def what(receipt: dict[str, Any]) -> str:
-    """The method that was asked for, else the kind of command."""
+    """The method that was asked for or undone, else the kind of command."""
+    if receipt["kind"] == "undo" and receipt["method"]:
+        return clean(f"undo {receipt['method']}")
     return clean(receipt["method"] or receipt["kind"] or "command")
 
 
@@ -99,6 +101,8 @@ def changes(before: Any, after: Any) -> str:
     earlier = before if isinstance(before, dict) else {}
     parts = []
     for name, value in after.items():
+        if value is None and earlier.get(name) is None:
+            continue  # a model without it: nothing was changed
         new = values({name: value}).partition("=")[2]
         if name in earlier:
             parts.append(f"{name} {values({name: earlier[name]}).partition('=')[2]} → {new}")

@@ -41,5 +41,11 @@ def examine(args: argparse.Namespace) -> int:
         print_json(facts)
     else:
         for name, value in facts.items():
-            say(f"{name:28} {value}")
+            say(f"{name:28} {_words(value)}")
     return 0
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return (", ".join(value) or "none") if isinstance(value, list) else str(value)

@@ -4,11 +4,41 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lumina._cli.control import open_run
-from lumina._cli.output import MISSING, clean, fixed, percent, print_json, say, short, table, values
-from lumina._cli.parsing import Commands, add_directory, add_json, add_run
+from lumina._cli.output import (
+    MISSING,
+    clean,
+    duration,
+    fixed,
+    number,
+    percent,
+    print_json,
+    say,
+    short,
+    size,
+    table,
+    values,
+)  # fmt: skip
+from lumina._cli.parsing import Commands, add_directory, add_json, add_run, suggestion
+
+UNITS: dict[str, Callable[[Any], str]] = {
+    "step": number,
+    "total_steps": number,
+    "throughput": lambda value: f"{number(value, 5)} tokens/s",
+    "tokens": short,
+    "step_seconds": lambda value: f"{number(value)} s",
+    "memory_rss": size,
+    "eta_s": duration,
+    "params_total": short,
+    "params_active": short,
+    "created": lambda value: time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value)),
+    "heartbeat_age_s": duration,
+}
+"""How a person reads the fields of the status that are not a bare number."""
 
 
 def register(commands: Commands) -> None:
@@ -37,9 +67,10 @@ def register(commands: Commands) -> None:
         examples=("lumina metrics first --series loss,val_loss --csv",),
     )
     add_run(metrics)
-    add_json(metrics)
+    form = metrics.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
     metrics.add_argument("--series", metavar="NAME,...", help="default: all")
-    metrics.add_argument("--csv", action="store_true", help="comma-separated values (the default)")
+    form.add_argument("--csv", action="store_true", help="comma-separated values (the default)")
     metrics.add_argument("--all-segments", action="store_true", help="abandoned stretches, too")
 
 
@@ -50,6 +81,8 @@ def list_runs(args: argparse.Namespace) -> int:
     found = list_runs(args.dir)
     if args.json:
         print_json(found)
+    elif not found:
+        say(f"no run under {clean(args.dir)} yet; lumina train debug --background starts one")
     else:
         rows = [(_name(run), run["state"], run["step"], run["total_steps"], _figure(run["loss"])) for run in found]
         say(table(("run", "state", "step", "of", "loss"), rows))
@@ -77,6 +110,8 @@ def show_status(args: argparse.Namespace) -> int:
 
 def _say_facts(status: dict[str, Any]) -> None:
     for name, value in status.items():
+        if name in UNITS and value is not None:
+            value = UNITS[name](value)
         if isinstance(value, dict):
             value = ", ".join(
                 f"{key} {_figure(item)}" for key, item in value.items() if not isinstance(item, (dict, list))
@@ -139,11 +174,12 @@ def show_interventions(args: argparse.Namespace) -> int:
     if args.json:
         print_json([declaration.to_json() for declaration in listed])
         return 0
-    rows = []
     for method in listed:
-        arguments = ", ".join(f"{arg.name} ({arg.allowed()})" for arg in method.args)
-        rows.append((method.method, method.kind, arguments, method.doc.splitlines()[0]))
-    say(table(("method", "kind", "arguments", "what it does"), rows))
+        kind = "" if method.kind == "action" else f"  ({method.kind})"
+        say(" ".join([method.method, *(f"{arg.name}=" for arg in method.args)]) + kind)
+        say(f"    {method.doc.splitlines()[0]}")
+        for arg in method.args:
+            say(f"    {arg.name} ({arg.allowed()}): {arg.help}")
     return 0
 
 
@@ -169,16 +205,29 @@ def _lines(name: str, value: Any) -> list[str]:
 
 def show_metrics(args: argparse.Namespace) -> int:
     """Series of the current line, as CSV or JSON."""
-    run = open_run(args)
-    names = args.series.split(",") if args.series else None
-    if args.json:
-        from lumina.store.reader import StoreReader
+    from lumina.store.reader import StoreReader
 
-        found = StoreReader(run.paths).series(names, max_points=None, all_segments=args.all_segments)
+    run = open_run(args)
+    reader = StoreReader(run.paths)
+    names = [name.strip() for name in args.series.split(",")] if args.series else None
+    _refuse_unknown(run.name, names or (), list(reader.series_names()))
+    if args.json:
+        found = reader.series(names, max_points=None, all_segments=args.all_segments)
         print_json({"series": found})
         return 0
     sys.stdout.write(run.metrics(names, all_segments=args.all_segments).write_csv())
     return 0
+
+
+def _refuse_unknown(run: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """Raises `Refusal` (not_found) for the first series that the run does not have."""
+    from lumina.store.errors import Refusal
+
+    for name in names if known else ():
+        if name not in known:
+            listed = "there are: " + ", ".join(one for one in known if ".layer" not in one)
+            hint = suggestion(name, known).strip() or listed
+            raise Refusal("not_found", f"run {run!r} has no series {name!r}; {hint}")
 
 
 def _figure(value: Any) -> str:

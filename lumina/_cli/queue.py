@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lumina._cli.control import changes, open_run, show_receipt, what
 from lumina._cli.output import clean, number, print_json, say, values
 from lumina._cli.parsing import Commands, add_json, add_run, arguments, pair
+
+if TYPE_CHECKING:
+    from lumina.client import Run
 
 RECEIPTS_SHOWN = 50
 
@@ -126,7 +129,8 @@ def show_receipts(args: argparse.Namespace) -> int:
         return 0
     for receipt in found:
         told = receipt["reason"] or changes(receipt["before"], receipt["after"])
-        asked = f"{what(receipt)} {values(receipt['args'])}" if receipt["args"] else what(receipt)
+        given = receipt["args"] if receipt["kind"] != "undo" else None  # an undo's is the receipt that it takes back
+        asked = f"{what(receipt)} {values(given)}" if given else what(receipt)
         line = f"{number(receipt['step']):>8}  {asked} {receipt['state']}{': ' + told if told else ''}"
         say(clean(f"{line} ({receipt['id']})"))
         if receipt["effect"]:
@@ -143,6 +147,13 @@ def effect_line(effect: dict[str, Any]) -> str:
     return f"{effect['state']}: {effect.get('summary') or 'no figures'}"
 
 
-def _whole(run: object, beginning: str) -> str:
-    listed = [p["id"] for p in run.proposals() if p["id"].startswith(beginning)]  # type: ignore[attr-defined]
-    return str(listed[0]) if len(listed) == 1 else beginning
+def _whole(run: Run, beginning: str) -> str:
+    """The one proposal whose id begins so: of the open ones, else of those that were answered, which says so."""
+    from lumina import views
+
+    queue = views.queue(run.paths)
+    for rows in (queue["open"], queue["recent"]):
+        found = [row["id"] for row in rows if row["id"].startswith(beginning)]
+        if found:
+            return str(found[0]) if len(found) == 1 else beginning
+    return beginning

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lumina._cli.control import open_run
-from lumina._cli.output import clean, complain, duration, say
+from lumina._cli.output import clean, complain, duration, say, values
 from lumina._cli.parsing import Commands, add_run
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ def _picture(run: Run, status: dict[str, Any]) -> Group:
     for event in run.events(limit=EVENTS_SHOWN):
         parts.append(Text(clean(f"{event['step'] or 0:>8,}  {event['message']}"), style=STYLES.get(event["level"], "")))
     for proposal in run.proposals():
-        what = clean(f"proposal {proposal['id'][:8]} {proposal['method']} {proposal['args']}")
-        parts.append(Text(what, style="yellow"))
+        parts.append(Text(question(run.name, proposal), style="yellow"))
     return Group(*parts)
 
 
@@ -110,6 +109,24 @@ def headline(status: dict[str, Any]) -> str:
     if entropy is not None:
         parts.append(f"routing entropy {entropy:.3f}")
     return clean("  ".join(parts))
+
+
+def question(run: str, proposal: dict[str, Any]) -> str:
+    """A proposal with its evidence and how to answer it."""
+    numbers, id = proposal["evidence"].get("numbers") or {}, proposal["id"][:8]
+    asked = f"undo {numbers.get('method', '')}" if proposal["method"] == "undo" else proposal["method"]
+    given = "" if proposal["method"] == "undo" else f" {values(proposal['args'])}"
+    told = (
+        f"proposal {id}: {asked}{given}, confidence {proposal['confidence']:.2f}, until step {proposal['expires_step']}"
+    )
+    return "\n".join(
+        clean(line)
+        for line in (
+            told,
+            f"  {proposal['evidence']['summary']}",
+            f"  lumina approve {run} {id}    lumina reject {run} {id} --why TEXT",
+        )
+    )
 
 
 def bars(row: list[float]) -> str:

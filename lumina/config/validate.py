@@ -54,8 +54,14 @@ def check_key(entry: Entry) -> Problem | None:
 
 
 def _suggestion(keys: tuple[str, ...]) -> str:
+    """What was meant; where nothing is near, where to look."""
     meant = _meant(keys)
-    return f"did you mean {meant}?" if meant else ""
+    if meant:
+        return f"did you mean {meant}?"
+    group = GROUPS.get(keys[0])
+    if group is not None and len(keys) > 1:
+        return f"{keys[0]} has {', '.join(group.model_fields)}"
+    return f"docs/configuration.md lists them all, in the groups {', '.join(GROUPS)}"
 
 
 def _meant(keys: tuple[str, ...]) -> str | None:

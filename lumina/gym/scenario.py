@@ -89,6 +89,10 @@ class Seeds:
 def load_scenarios(names: Sequence[str] = (), folder: Path = FOLDER) -> list[Scenario]:
     """The scenarios of these names, or all of a folder. Raises `ScenarioError` with every problem at once."""
     files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if not files:
+        raise ScenarioError(
+            [Problem("scenario", "there is no scenario, a file NAME.yaml, in this folder", str(folder))]
+        )
     problems = [
         Problem("scenario", f"there is no scenario {name!r}", str(folder), None,
                 did_you_mean(name, files) or f"use {', '.join(files)}")

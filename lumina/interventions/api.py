@@ -58,13 +58,14 @@ class Arg:
             try:
                 value = float(value)
             except ValueError:
-                raise Refusal("bad_argument", f"{method}: {self.name} = {value!r} is not a number") from None
+                raise self._no_number(method, value) from None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise Refusal("bad_argument", f"{method}: {self.name} = {value!r} is not a number")
+            raise self._no_number(method, value)
         if not math.isfinite(value):
             raise Refusal("out_of_range", f"{method}: {self.name} = {value} is not finite; allowed: {self.allowed()}")
         if self.type == "int" and value != int(value):
-            raise Refusal("bad_argument", f"{method}: {self.name} = {value} is not a whole number")
+            told = f"{method}: {self.name} = {value} is not a whole number; allowed: {self.allowed()}"
+            raise Refusal("bad_argument", told)
         outside = (
             (self.ge is not None and value < self.ge)
             or (self.gt is not None and value <= self.gt)
@@ -73,6 +74,9 @@ class Arg:
         if outside:
             raise Refusal("out_of_range", f"{method}: {self.name} = {value:g} is outside {self.allowed()}")
         return int(value) if self.type == "int" else float(value)
+
+    def _no_number(self, method: str, value: Any) -> Refusal:
+        return Refusal("bad_argument", f"{method}: {self.name} = {value!r} is not a number; allowed: {self.allowed()}")
 
 
 @dataclass(frozen=True)

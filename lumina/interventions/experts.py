@@ -69,7 +69,7 @@ class PruneExpert(Intervention):
     expert_idx: int = arg(ge=0, help="the expert, counted from 0", unit="expert")
 
     def check(self, controls: Controls) -> None:
-        found, where = controls.experts(self.layer_idx), f"prune_expert: layer {self.layer_idx}"
+        found, where = controls.experts(self.layer_idx), f"layer {self.layer_idx}"
         if self.expert_idx >= found.slots:
             raise Refusal("out_of_range", f"{where} has experts 0 to {found.slots - 1}, no expert {self.expert_idx}")
         if self.expert_idx in found.pruned:

@@ -68,4 +68,8 @@ def _not_in_force(receipt: str, journal: Sequence[Entry]) -> Refusal:
             return Refusal("unsupported", f"{receipt} went back to step {step}; what it left stays a branch of the run")
         if entry.id == receipt and entry.type == "applied" and entry.doc.get("kind") in CHANGES:
             return Refusal("not_found", f"{entry.doc['method']} of step {entry.step} was left behind by a later rewind")
-    return Refusal("not_found", f"no intervention {receipt} is in force in this run")
+    listed = ", ".join(
+        f"{str(entry.id)[:8]} ({entry.doc['method']} at step {entry.step})" for entry in journal
+        if entry.type == "applied" and entry.doc.get("kind") in CHANGES - {"undo"}
+    )  # fmt: skip
+    return Refusal("not_found", f"no intervention {receipt} is in force in this run; there are: {listed or 'none'}")

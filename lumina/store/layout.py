@@ -131,7 +131,8 @@ def run_folders(directory: str | Path) -> list[RunPaths]:
 
 
 def _known_runs(directory: Path, limit: int = 8) -> str:
-    names = [paths.name for paths in run_folders(directory)]
+    # A person's own runs first: replays and rehearsals are named after theirs.
+    names = sorted((paths.name for paths in run_folders(directory)), key=lambda name: ("." in name, name))
     if not names:
         return "there are none"
     return "there are: " + ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -30,6 +30,9 @@ def test_a_scenario_of_ones_own_is_scored(lumina: Any, tmp_path: Path) -> None:
 def test_what_is_asked_wrongly_is_said(lumina: Any, tmp_path: Path) -> None:
     assert "methods: none" in asked_wrongly(lumina("gym", "--methods", "autp"))
     assert "--seeds 'x'" in asked_wrongly(lumina("gym", "--seeds", "x"))
+    assert f"no scenario, a file NAME.yaml, in this folder ({tmp_path})" in asked_wrongly(
+        lumina("gym", "--scenarios-dir", str(tmp_path), "--list")
+    )
     assert "did you mean lr_jump" in asked_wrongly(lumina("gym", "--scenario", "lr_jmp"))
 
 

@@ -67,6 +67,7 @@ def test_the_version_is_that_of_the_package(capsys: Capture) -> None:
         (["--what"], "'--what' is not understood"),
         (["status"], "the following arguments are required: RUN (see lumina status --help)"),
         (["status", "a", "b"], "'b' is not understood"),
+        (["metrics", "a", "--csv", "--json"], "argument --json: not allowed with argument --csv"),
         (["approve", "first"], "the following arguments are required: ID"),
         (["intervene", "first", "add_expert", "layer_idx"], "'layer_idx' is not of the form key=value"),
         (["intervene", "first", "add_expert", "=3"], "'=3' is not of the form key=value"),

@@ -11,6 +11,7 @@ import pytest
 from factories import Recording, finished_run, loss_at, new_run
 
 from lumina import views
+from lumina._cli.watch import question
 from lumina.accounting import count_parameters
 from lumina.config import list_presets, load_config
 from lumina.hardware import detect
@@ -56,7 +57,9 @@ def test_a_plan_follows_what_is_set_and_the_size_of_the_data(lumina: Any) -> Non
 def test_the_interventions_are_listed_with_their_ranges(lumina: Any) -> None:
     listed = {method["method"]: method for method in lumina("interventions", "--json").document}
     assert listed["adjust_routing_temperature"]["args"][0]["le"] == 5.0
-    assert "temperature (0.1 to 5)" in lumina("interventions").out
+    shown = lumina("interventions").out
+    assert "    temperature (0.1 to 5): 1.0 is neutral; typical 0.5 to 2.0" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 140
 
 
 def test_the_doctor_says_what_this_machine_is_and_what_would_be_chosen(lumina: Any) -> None:
@@ -65,11 +68,14 @@ def test_the_doctor_says_what_this_machine_is_and_what_would_be_chosen(lumina: A
     assert facts["precision"] in ("fp32", "fp16", "mixed_fp16", "mixed_bf16")
     assert facts["threads"] >= 1
     assert facts["working directory writable"] is True
-    assert "precision" in lumina("doctor").out
+    shown = lumina("doctor").out
+    assert "precision" in shown
+    assert not {"True", "[", "]"} & set(shown.replace("[", " [ ").split())
 
 
 def test_runs_of_a_folder_are_listed(lumina: Any, runs: Path) -> None:
     assert lumina("runs", "--json").document == []
+    assert lumina("runs").out.startswith("no run under ")
     finished_run(runs, "first")
     new_run(runs, "second")
     assert [(run["name"], run["state"]) for run in lumina("runs", "--json").document] == [
@@ -88,6 +94,7 @@ def test_the_status_of_a_run_is_its_view_model(lumina: Any, live: Recording) -> 
     shown = dict(line.split(maxsplit=1) for line in lumina("status", "first").out.splitlines())
     assert (shown["name"], shown["state"], shown["step"]) == ("first", "running", "20")
     assert shown["loss"] == f"{loss_at(20):.5g}"
+    assert (shown["throughput"], shown["tokens"]) == ("4,000 tokens/s", "41K")
 
 
 def test_a_run_can_be_named_by_its_path(lumina: Any, live: Recording) -> None:
@@ -128,6 +135,33 @@ def test_metrics_are_the_points_of_the_current_line(lumina: Any, runs: Path) -> 
     assert [float(row["loss"]) for row in rows] == [loss_at(step) for step in range(1, 41)]
     assert rows[8]["val_loss"] == ""
     assert "throughput" in lumina("metrics", "first").out.splitlines()[0]
+
+
+def test_a_series_that_a_run_does_not_have_is_named(lumina: Any, runs: Path) -> None:
+    finished_run(runs)
+    answer = lumina("metrics", "first", "--series", "loss,throughputt")
+    assert (answer.code, answer.out) == (2, "")
+    assert "has no series 'throughputt'; did you mean throughput?" in answer.err
+    assert "there are: loss, val_loss, throughput" in lumina("metrics", "first", "--series", "xyzzy", "--json").err
+
+
+def test_a_watched_proposal_says_how_to_answer_it(live: Recording) -> None:
+    proposal = live.propose(1.4)
+    assert live.writer.flush()
+    (shown,) = views.queue(live.paths)["open"]
+    asked, why, how = question("first", shown).splitlines()
+    assert (
+        asked == f"proposal {proposal[:8]}: adjust_routing_temperature temperature=1.4, confidence 0.86, until step 220"
+    )
+    assert why.strip() == "routing entropy fell to 0.21"
+    assert f"lumina approve first {proposal[:8]}" in how
+    undo = {
+        **shown,
+        "method": "undo",
+        "args": {"receipt": proposal},
+        "evidence": {"numbers": {"method": "prune_expert"}, "summary": ""},
+    }
+    assert question("first", undo).startswith(f"proposal {proposal[:8]}: undo prune_expert, confidence")
 
 
 def test_metrics_of_all_segments_keep_what_was_abandoned(lumina: Any, runs: Path) -> None:

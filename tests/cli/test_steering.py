@@ -84,7 +84,11 @@ def test_a_run_that_nobody_trains_takes_no_commands(lumina: Any, runs: Path) -> 
     [
         (("explode",), "there is no intervention 'explode'; available: adjust_routing_temperature"),
         (("adjust_routing_temperature", "temperature=9"), "temperature = 9 is outside 0.1 to 5 (out_of_range)"),
-        (("adjust_routing_temperature", "temperature=warm"), "temperature = 'warm' is not a number (bad_argument)"),
+        (
+            ("adjust_routing_temperature", "temperature=warm"),
+            "'warm' is not a number; allowed: 0.1 to 5 (bad_argument)",
+        ),
+        (("add_expert", "layer_idx=0.5"), "layer_idx = 0.5 is not a whole number; allowed: 0 or more (bad_argument)"),
         (("adjust_routing_temperature",), "adjust_routing_temperature needs temperature"),
         (("adjust_routing_temperature", "temperature=1", "temperature=2"), "temperature is given twice"),
     ],
@@ -132,12 +136,45 @@ def test_a_proposal_is_rejected_with_a_reason(lumina: Any, live: Recording, answ
 def test_a_proposal_that_there_is_not_is_refused_before_anything_is_sent(
     lumina: Any, live: Recording, command: str
 ) -> None:
-    live.propose()
+    proposal = live.propose()
     assert live.writer.flush()
     answer = lumina(command, "first", "zzzz")
     assert (answer.code, answer.out) == (2, "")
-    assert "has no proposal 'zzzz' (not_found)" in answer.err
+    assert f"has no proposal 'zzzz'; open: {proposal[:8]} (adjust_routing_temperature) (not_found)" in answer.err
     assert list(live.paths.inbox.glob("*.json")) == []
+
+
+def test_a_proposal_that_was_answered_is_known_by_the_beginning_of_its_id(
+    lumina: Any, live: Recording, answering: Any
+) -> None:
+    """The trainer says what became of it; here only that it is asked about the right one."""
+    proposal = live.propose()
+    live.decide(proposal, "expired")
+    assert live.writer.flush()
+    with answering(live.paths, "refused", code="expired", reason="expired already") as taken:
+        answer = lumina("approve", "first", proposal[:6])
+    assert (answer.code, taken[0].proposal) == (1, proposal)
+    assert "expired already" in answer.err
+
+
+def test_an_undo_is_called_one(lumina: Any, live: Recording) -> None:
+    doc: dict[str, Any] = {
+        **{"id": "e" * 32, "kind": "undo", "method": "prune_expert", "args": {"receipt": "f" * 32}, "step": 20},
+        **{"state": "verified", "reason": None, "before": {"num_experts": 3, "capacity_factor": None}},
+        "after": {"num_experts": 4, "capacity_factor": None},
+    }
+    assert control.receipt_line(doc).startswith("undo prune_expert verified at step 20: num_experts 3 → 4 (receipt ")
+    live.commit("applied", doc["id"], doc)
+    assert live.writer.flush()
+    assert lumina("receipts", "first").out.strip().startswith("20  undo prune_expert verified: num_experts 3 → 4 (")
+
+
+def test_an_intervention_that_there_is_not_is_answered_with_those_that_are(lumina: Any, live: Recording) -> None:
+    receipt = live.apply(1.2)
+    assert live.writer.flush()
+    answer = lumina("undo", "first", "zzzz")
+    assert (answer.code, answer.out) == (2, "")
+    assert f"there are: {receipt[:8]} (adjust_routing_temperature at step 20)" in answer.err
 
 
 def test_receipts_show_what_was_read_back_and_what_it_did(lumina: Any, live: Recording) -> None:

@@ -88,6 +88,15 @@ def test_an_unknown_key_gets_did_you_mean(wrong: str, meant: str) -> None:
     assert problems_of("debug", {wrong: 1}) == [f"{wrong} is not a parameter; did you mean {meant}?"]
 
 
+def test_a_key_that_is_like_none_says_where_to_look() -> None:
+    (anywhere,) = problems_of("debug", {"xyzzy": 1})
+    assert anywhere.startswith(
+        "xyzzy is not a parameter; docs/configuration.md lists them all, in the groups model, moe"
+    )
+    (in_group,) = problems_of("debug", {"moe.xyzzy": 1})
+    assert in_group.startswith("moe.xyzzy is not a parameter; moe has use_moe, num_experts")
+
+
 def test_an_unknown_preset_gets_did_you_mean() -> None:
     assert problems_of("debgu") == ["debgu is not a preset; did you mean debug?"]
     assert problems_of("nothing-like-it")[0].endswith("b200, b300, or a YAML file")
