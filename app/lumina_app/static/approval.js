@@ -13,7 +13,7 @@ const doing = { mode: "read", id: null, clicked: null, until: 0 };
 const reading = () => Object.assign(doing, { mode: "read", id: null });
 
 function proposalNow() {
-  const open = state.doc?.queue?.open ?? [];
+  const open = LIVE_STATES.has(state.doc?.state) ? state.doc.queue?.open ?? [] : []; // nobody reads an answer any more
   const kept = open.find((proposal) => proposal.id === doing.id);
   if (doing.mode !== "read" && kept) return kept;
   if (doing.mode !== "read") reading(); // it expired, or somebody else decided

@@ -3,7 +3,7 @@
 import { words } from "/lumina/static/format.js";
 import { escapeText, html, put } from "/lumina/static/html.js";
 import { axis, colours, draw, isNarrow, legend } from "/lumina/static/plot.js";
-import { horizonOf, rangeOf, smooth } from "/lumina/static/series.js";
+import { evenly, horizonOf, rangeOf, smooth } from "/lumina/static/series.js";
 import { LIVE_STATES, fetchLoss, state, subscribe } from "/lumina/static/store.js";
 
 const view = { smooth: true, log: false };
@@ -37,8 +37,9 @@ function markText(mark) {
 
 function curves(series, paint) {
   const loss = series.loss;
+  const shown = evenly(loss);
   const traces = [{
-    x: loss.step, y: loss.value, name: "train", mode: "lines", line: { color: paint.accent, width: 1 },
+    x: shown.step, y: shown.value, name: "train", mode: "lines", line: { color: paint.accent, width: 1 },
     opacity: view.smooth ? 0.22 : 1, hoverinfo: view.smooth ? "skip" : "all",
   }];
   if (view.smooth) {
@@ -79,11 +80,23 @@ function marksTrace(marks, paint) {
   };
 }
 
-/** The verdict in a word beside the mark; the figures are in the mark's own text. */
-const verdictNote = (mark, paint) => ({
-  x: mark.step, xref: "x", y: 0.84, yref: "paper", text: mark.effect.state, showarrow: false, xanchor: "left", xshift: 5,
-  font: { size: 10.5, color: paintOf(mark, paint) },
-});
+const NEAR = 0.1; // of the steps shown: as wide as a verdict
+const LEVELS = [0.84, 0.76, 0.68];
+
+/** Verdicts in a word beside their marks, each beneath the one before where they are near; the figures are in the mark's text. */
+function verdictNotes(marks, paint, steps) {
+  const span = steps.at(-1) - steps[0];
+  let level = 0;
+  return marks.map((mark, i) => {
+    const near = i > 0 && mark.step - marks[i - 1].step < NEAR * span * (isNarrow() ? 3 : 1);
+    level = near ? (level + 1) % LEVELS.length : 0;
+    const last = mark.step > steps.at(-1) - NEAR * span;
+    return {
+      x: mark.step, xref: "x", y: LEVELS[level] - (isNarrow() ? 0.1 : 0), yref: "paper", text: mark.effect.state, showarrow: false,
+      xanchor: last ? "right" : "left", xshift: last ? -5 : 5, font: { size: 10.5, color: paintOf(mark, paint) },
+    };
+  });
+}
 
 const markLine = (mark, paint) => ({
   type: "line", x0: mark.step, x1: mark.step, yref: "paper", y0: 0, y1: 1,
@@ -109,7 +122,7 @@ function render(chart, { run, series, marks, branches }) {
     yaxis: lossAxis(series, paint),
     yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
     shapes: marks.map((mark) => markLine(mark, paint)),
-    annotations: [...branches.map((branch) => branchNote(branch, paint)), ...marks.filter((mark) => VERDICTS[mark.effect?.state]).map((mark) => verdictNote(mark, paint))],
+    annotations: [...branches.map((branch) => branchNote(branch, paint)), ...verdictNotes(marks.filter((mark) => VERDICTS[mark.effect?.state]), paint, series.loss.step)],
   };
   chart.setAttribute("aria-label", `Loss over ${series.loss.step.length} points, ${marks.length} interventions marked`);
   draw(chart, [...curves(series, paint), ...others(branches, paint), marksTrace(marks, paint)], layout, run);

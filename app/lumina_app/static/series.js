@@ -15,8 +15,27 @@ export function horizonOf(series) {
 }
 
 /**
- * Exponential mean over about `horizon` steps. Weighted by the distance in steps, not by the number of points, so that
- * a thinned-out series gives the same curve as a full one.
+ * The series in steps as wide as at its beginning. What the server thinned out has means there and every point since;
+ * the same means of those keep the noise from seeming to begin where the page was opened.
+ */
+export function evenly(series) {
+  const { step, value } = series;
+  const width = step.length > 3 ? step[2] - step[1] : 1;
+  if (width <= 1) return series;
+  const found = { step: [], value: [] };
+  for (let from = 0, to = 0; from < step.length; from = to) {
+    while (to < step.length && step[to] < step[from] + width) to += 1;
+    const kept = value.slice(from, to).filter((v) => v !== null);
+    found.step.push(step[to - 1]);
+    found.value.push(kept.length ? kept.reduce((sum, v) => sum + v, 0) / kept.length : null);
+  }
+  return found;
+}
+
+/**
+ * Exponential mean over about `horizon` steps, or a quarter of those so far: a curve that falls fast at first is not
+ * left behind. Weighted by the distance in steps, not by the number of points, so that a thinned-out series gives the
+ * same curve as a full one.
  */
 export function smooth(series, horizon) {
   const { step, value } = series;
@@ -24,7 +43,8 @@ export function smooth(series, horizon) {
   let last = null;
   return value.map((v, i) => {
     if (v === null) return null;
-    const keep = mean === null ? 0 : Math.exp(-(step[i] - last) / horizon);
+    const back = Math.min(horizon, Math.max(1, (step[i] - step[0]) / 4));
+    const keep = mean === null ? 0 : Math.exp(-(step[i] - last) / back);
     mean = keep * (mean ?? 0) + (1 - keep) * v;
     last = step[i];
     return mean;

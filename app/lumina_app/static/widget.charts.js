@@ -37,6 +37,7 @@ function ticks(low, high, count) {
 // Charts
 
 let clips = 0;
+const VERDICT_WIDTH = 66; // of the longest, "inconclusive"
 
 class LossChart {
   constructor(parent) {
@@ -142,7 +143,8 @@ class LossChart {
       const d = parts.map(([px, v], i) => `${i ? "L" : "M"}${px.toFixed(1)} ${y(v).toFixed(1)}`).join("");
       add(curves, "path", { class: kind, d });
     };
-    line(this.smooth ? "lw-raw" : "lw-train", loss.step, loss.value);
+    const all = evenly(loss);
+    line(this.smooth ? "lw-raw" : "lw-train", all.step, all.value);
     if (this.smooth) line("lw-train", loss.step, smooth(loss, horizonOf(loss)));
     const validation = story.series.val_loss;
     for (const curve of [...(story.doc.branches ?? []), ...(story.overlay ? [story.overlay] : [])]) {
@@ -151,6 +153,7 @@ class LossChart {
       if ("back_to" in curve) this.noteBranch(svg, curve, x, y(shown(values.findLast((value) => value !== null))));
     }
     if (validation) line("lw-val", validation.step, validation.value);
+    this.verdictEnd = [];
     for (const mark of story.doc.marks) this.mark(svg, mark);
     this.explain(validation, story);
   }
@@ -172,10 +175,20 @@ class LossChart {
     const group = add(svg, "g", { class: `lw-mark${worse ? " lw-worse" : better}`, "data-effect": verdict });
     add(group, "line", { x1: at, x2: at, y1: top, y2: bottom });
     add(group, "path", { d: `M${at - 5} ${top}h10l-5 8z` });
-    const room = this.frame.right - at > 70; // the longest verdict, "inconclusive"
-    if (verdict !== "pending") add(group, "text", { x: at + (room ? 7 : -7), y: top + 8, "text-anchor": room ? "start" : "end" }, verdict);
+    if (verdict !== "pending") this.verdict(group, verdict, at);
     const told = mark.effect?.summary ? `, ${verdict}: ${mark.effect.summary}` : "";
     add(group, "title", {}, `${asked(mark)} at step ${integer(mark.step)}${told}`);
+  }
+
+  /** In the highest row that has room, on the side that has. */
+  verdict(group, verdict, at) {
+    const left = this.frame.right - at > VERDICT_WIDTH ? at + 7 : at - 7 - VERDICT_WIDTH;
+    const free = this.verdictEnd.findIndex((end) => end <= left);
+    const row = free < 0 ? this.verdictEnd.length : free;
+    this.verdictEnd[row] = left + VERDICT_WIDTH;
+    const end = left < at;
+    const place = { x: end ? at - 7 : left, y: this.frame.top + 8 + 13 * row, "text-anchor": end ? "end" : "start" };
+    add(group, "text", place, verdict);
   }
 
   explain(validation, story) {
