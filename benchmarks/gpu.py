@@ -60,6 +60,7 @@ def parts() -> list[Part]:
         Part("Lumina", lumina),
         Part("Mixtral, bfloat16 weights", gpu_parts.mixtral, {"held": "bfloat16"}, 120.0),
         Part("Lumina, packed documents", lumina, {"packed": True}),
+        Part("a whole run", gpu_parts.trained),
         Part("waits, packed documents", waits),
         Part("waits, packed documents, MoD 0.5", waits, depth),
         Part("Lumina, compile", lumina, {"compile": True}, 150.0),
@@ -142,6 +143,8 @@ def told(row: dict[str, Any]) -> str:
         counts = (", ".join(f"{name} {count}" for name, count in each.items() if count) for each in row["waits"])
         by_layers = "; ".join(f"{n} layers: {each}" for n, each in zip(row["layers"], counts, strict=True))
         return f"{'grows' if row['grows'] else 'does not grow'} with layers ({by_layers}; noticed: {row['warned'][1]})"
+    if "losses" in row:
+        return "losses after 1 step, 30 steps, and 5 more of a resume: " + ", ".join(f"{v:.3f}" for v in row["losses"])
     if "largest_of_unused" in row:
         return f"its largest gradient is {row['largest_of_unused']:g}, all are {'' if row['finite'] else 'not '}finite"
     return str(row["note"])

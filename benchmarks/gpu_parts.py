@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import resource
 import statistics
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -106,7 +107,7 @@ def lumina(
         "flops_per_token": flops,
         "active": count_parameters(config).active,
         "flash": attention.flash.name if attention.flash else None,
-        "experts": getattr(moe.compute, "__name__", "by_product"),
+        "experts": getattr(moe.in_groups or moe.compute, "__name__", "by_product"),
     }
 
 
@@ -205,6 +206,33 @@ def products(device: str, size: Size) -> dict[str, Any]:
     return {"flops_per_second": 10 * 2.0 * width**3 / (time.perf_counter() - started)}
 
 
+# A whole run
+
+
+def trained(device: str, size: Size) -> dict[str, Any]:
+    """Lumina's whole trainer on the built-in corpus: 30 steps, an intervention, an added expert, checkpoints, and a
+    resume from the last."""
+    from lumina.store import RunPaths
+    from lumina.train.trainer import Trainer
+
+    with tempfile.TemporaryDirectory(prefix="lumina-gpu-") as folder:
+        options = {"directory": folder, "precision": "mixed_bf16", "eval_interval": 15, "save_every_n_batches": 10,
+                   "max_position_embeddings": 128, "batch_size": 2, "gradient_accumulation_steps": 2,
+                   "corpus_documents": 60, "model.vocab_size": 512, "eval_sequences": 4}  # fmt: skip
+        with Trainer("debug", name="gpu", steps=30, **options) as run:
+            run.train(until=1)
+            first = float(run.get_current_metrics()["loss"])
+            run.adjust_routing_temperature(1.2)
+            run.train(until=20)
+            run.add_expert(0)
+            run.train(until=30)
+            last = float(run.get_current_metrics()["loss"])
+        with Trainer.open(RunPaths(Path(folder) / "gpu"), resume="latest", steps=35) as again:
+            again.train()
+            resumed = float(again.get_current_metrics()["loss"])
+    return {"losses": [first, last, resumed]}
+
+
 # How often the host waits
 
 
@@ -284,14 +312,15 @@ def unused(device: str, size: Size) -> dict[str, Any]:
     compute = experts.grouped
     if device == "cuda" and torch.cuda.get_device_capability() >= (10, 0):
         compute = experts.grouped_and_cleared
-    count = torch.tensor([300, 0, 212], device=device)
+    expert = torch.randint(0, 2, (512,), device=device) * 2  # never the one in the middle
+    order = expert.argsort(stable=True)
+    count, row = torch.bincount(expert, minlength=3), order.argsort().view(2, 256)
     x, weight = torch.randn(256, 128, device=device), torch.rand(512, device=device)
-    token = torch.randint(0, 256, (512,), device=device)
     w_in, w_out = (torch.randn(3, *shape, device=device, requires_grad=True) for shape in ((256, 128), (128, 128)))
     junk = [torch.full((3, 256, 128), float("nan"), device=device, dtype=torch.bfloat16) for _ in range(64)]
     del junk
     with torch.autocast(device, torch.bfloat16):
-        compute(x, weight, token, count, w_in, w_out).square().sum().backward()
+        compute(x, weight, order % 256, count, w_in, w_out, row).square().sum().backward()
     assert w_in.grad is not None
     assert w_out.grad is not None
     return {"largest_of_unused": float(w_in.grad[1].abs().max() + w_out.grad[1].abs().max()),

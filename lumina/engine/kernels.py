@@ -45,7 +45,7 @@ def choose_kernels(
     blackwell = (hardware.capability or (0, 0)) >= (10, 0)
     for module in model.modules():
         if isinstance(module, MoE):
-            module.compute = experts.grouped_and_cleared if blackwell else experts.grouped
+            module.in_groups = experts.grouped_and_cleared if blackwell else experts.grouped
 
 
 def refuse_what_cannot_be_compiled(config: Config, hardware: Hardware) -> None:

@@ -5,6 +5,7 @@ known here.
 """
 
 # N tokens   D hidden   F expert intermediate   E experts   M assignments, sorted by expert   C those of one expert
+# K experts per token
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ FEWEST_ROWS = 16
 BLOCK_ROWS = 512
 Compute = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(x [N, D], weight [M], token [M], assignments of each expert [E], w_in [E, 2F, D], w_out [E, D, F]) -> [N, D]"""
+InGroups = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""The same, and of each of a token's K assignments which of the M it is [K, N]"""
 
 
 def one_by_one(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
@@ -178,32 +181,73 @@ def by_product(product: Callable[[Tensor, Tensor], Tensor], x_ND: Tensor, weight
     return y_ND
 
 
-def grouped(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
+def grouped(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E: Tensor, w_in: Tensor, w_out: Tensor,
+            row_KN: Tensor) -> Tensor:  # fmt: skip
     """All experts in one grouped product each way, without reading a count on the host: for GPUs.
 
-    An assignment that was dropped is computed like the others and has a weight of zero.
+    Every token has K assignments, and `row_KN` is where they stand. One that was dropped is computed like the others
+    and has a weight of zero.
     """
     end_E = count_E.cumsum(0).to(torch.int32)
     kind = x_ND.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_ND.dtype
     with torch.autocast(kind, enabled=False):
-        x_MD = x_ND.to(dtype).index_select(0, token_M)
+        x_MD = _Spread.apply(x_ND, token_M, row_KN, dtype)  # type: ignore[no-untyped-call]
         both_M2F = F.grouped_mm(x_MD, w_in.to(dtype).transpose(1, 2), offs=end_E)
         active_MF = _WeightedSwiGLU.apply(both_M2F, weight_M)  # type: ignore[no-untyped-call]
         y_MD = F.grouped_mm(active_MF, w_out.to(dtype).transpose(1, 2), offs=end_E)
-        return torch.zeros_like(x_ND).index_add(0, token_M, y_MD.to(x_ND.dtype))
+        y_ND: Tensor = _Gathered.apply(y_MD, token_M, row_KN, x_ND.dtype)  # type: ignore[no-untyped-call]
+        return y_ND
 
 
-def grouped_and_cleared(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E: Tensor, w_in: Tensor,
-                        w_out: Tensor) -> Tensor:  # fmt: skip
+def grouped_and_cleared(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E: Tensor, w_in: Tensor, w_out: Tensor,
+                        row_KN: Tensor) -> Tensor:  # fmt: skip
     """`grouped` for GPUs whose kernel leaves the gradient of an expert without tokens as memory happens to be
     (Blackwell, pytorch/pytorch#172439)."""
     used_E11 = (count_E > 0).view(-1, 1, 1)
     w_in, w_out = (_Cleared.apply(weight, used_E11) for weight in (w_in, w_out))  # type: ignore[no-untyped-call]
-    return grouped(x_ND, weight_M, token_M, count_E, w_in, w_out)
+    return grouped(x_ND, weight_M, token_M, count_E, w_in, w_out, row_KN)
 
 
-IN_GROUPS: tuple[Compute, ...] = (grouped, grouped_and_cleared)
+IN_GROUPS: tuple[InGroups, ...] = (grouped, grouped_and_cleared)
+
+
+def _sum_of_rows(rows_MD: Tensor, row_KN: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of each token, its K rows: gathered, since a GPU adds to the same place one after the other, in any order."""
+    sum_ND = rows_MD.index_select(0, row_KN[0]).to(dtype)
+    for row_N in row_KN[1:]:
+        sum_ND.add_(rows_MD.index_select(0, row_N))
+    return sum_ND
+
+
+class _Spread(torch.autograd.Function):
+    """A row for each assignment, in `dtype`; the gradient is summed in the tokens' own format."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, token_M: Tensor, row_KN: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(row_KN)
+        ctx.dtype = x_ND.dtype
+        return x_ND.to(dtype).index_select(0, token_M)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor, None, None, None]:
+        return _sum_of_rows(grad_MD, ctx.saved_tensors[0], ctx.dtype), None, None, None
+
+
+class _Gathered(torch.autograd.Function):
+    """The sum of each token's rows, in `dtype`."""
+
+    @staticmethod
+    def forward(ctx: Any, y_MD: Tensor, token_M: Tensor, row_KN: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(token_M)
+        ctx.dtype = y_MD.dtype
+        return _sum_of_rows(y_MD, row_KN, dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None, None]:
+        return grad_ND.to(ctx.dtype).index_select(0, ctx.saved_tensors[0]), None, None, None
 
 
 class _Cleared(torch.autograd.Function):

@@ -82,6 +82,7 @@ class MoE(nn.Module):
         self.layer, self.seed = layer, seed
         self.rate, self.z_weight = config.bias_balancing_rate, config.router_z_loss_weight
         self.compute: experts.Compute = experts.one_by_one
+        self.in_groups: experts.InGroups | None = None  # computes them instead
         self.router = nn.Parameter(torch.empty(slots, hidden))
         self.router_bias = nn.Parameter(torch.zeros(slots)) if config.router_init_bias is not None else None
         self.w_in = nn.Parameter(torch.empty(slots, 2 * intermediate, hidden))
@@ -184,7 +185,12 @@ class MoE(nn.Module):
     def _computed(self, x_ND: Tensor, weight_M: Tensor, sent: Dispatch) -> Tensor:
         """Sum over each token's experts of routing weight times SwiGLU."""
         order_M, count_E = sent.order_M, sent.wanted_E
-        if self.compute not in experts.IN_GROUPS and sent.fits_M is not None:
+        if self.in_groups is not None:
+            place_M = torch.arange(len(order_M), device=order_M.device)
+            row_KN = torch.empty_like(order_M).scatter_(0, order_M, place_M).view(self.top_k, -1)
+            token_M = order_M % x_ND.shape[0]
+            return self.in_groups(x_ND, weight_M, token_M, count_E, self.w_in, self.w_out, row_KN)
+        if sent.fits_M is not None:
             # What is dropped need not be computed where its number may be asked for.
             kept = sent.fits_M.nonzero().squeeze(1)
             order_M, weight_M, count_E = order_M[kept], weight_M.index_select(0, kept), sent.taken_E

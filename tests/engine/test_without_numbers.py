@@ -55,7 +55,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
             if isinstance(module, Attention):
                 module.flash = Flash("stand-in", packed)
             if isinstance(module, MoE):
-                module.compute = experts.grouped_and_cleared
+                module.in_groups = experts.grouped_and_cleared
         return built
 
     return made
@@ -95,6 +95,6 @@ def test_a_step_asks_for_nothing_before_its_one_transfer(
 def test_the_same_device_notices_a_question(engine: Any) -> None:
     one = engine(use_mod=False)
     for layer in one.model.layers:
-        layer.moe.compute = experts.one_by_one
+        layer.moe.in_groups = None
     with pytest.raises((RuntimeError, NotImplementedError), match=r"nonzero|meta tensor"):
         one.train_step(1, batches(None), 1e-3)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -53,24 +55,42 @@ def results(compute: experts.Compute, given: tuple[Tensor, ...]) -> list[Tensor]
     return [y_ND.detach()] + [tensor.grad for tensor in fresh if tensor.grad is not None]
 
 
-@pytest.mark.parametrize("compute", [experts.one_by_one, *experts.IN_GROUPS])
-@settings(max_examples=25, deadline=None)
-@given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any), tokens=st.integers(1, 8))
-def test_output_and_gradients_are_those_of_the_formula(
-    compute: experts.Compute, counts: list[int], tokens: int
-) -> None:
-    given_ = inputs(counts, tokens)
-    found, wanted = results(compute, given_), results(plain, given_)
+def routed(tokens: int, top_k: int, slots: int) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Inputs in which every token has as many assignments, and where each token's stand."""
+    draw = torch.Generator().manual_seed(tokens)
+    expert_M = torch.rand(tokens, slots, generator=draw).topk(top_k).indices.t().reshape(-1)
+    order_M = expert_M.argsort(stable=True)
+    x_ND, weight_M, _, count_E, w_in, w_out = inputs(expert_M.bincount(minlength=slots).tolist(), tokens)
+    return (x_ND, weight_M, order_M % tokens, count_E, w_in, w_out), order_M.argsort().view(top_k, tokens)
+
+
+def assert_equal_but_for_rounding(found: list[Tensor], wanted: list[Tensor]) -> None:
     assert len(found) == 5
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * (1.0 + float(other.abs().max())))
 
 
+@settings(max_examples=25, deadline=None)
+@given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any), tokens=st.integers(1, 8))
+def test_output_and_gradients_are_those_of_the_formula(counts: list[int], tokens: int) -> None:
+    given_ = inputs(counts, tokens)
+    assert_equal_but_for_rounding(results(experts.one_by_one, given_), results(plain, given_))
+
+
+@pytest.mark.parametrize("compute", experts.IN_GROUPS)
+@settings(max_examples=25, deadline=None)
+@given(tokens=st.integers(1, 9), top_k=st.integers(1, 3), more=st.integers(0, 6))
+def test_so_they_are_in_groups(compute: experts.InGroups, tokens: int, top_k: int, more: int) -> None:
+    given_, row_KN = routed(tokens, top_k, top_k + more)
+    assert_equal_but_for_rounding(results(partial(compute, row_KN=row_KN), given_), results(plain, given_))
+
+
 @pytest.mark.parametrize("compute", [experts.one_by_one, *experts.IN_GROUPS])
-def test_products_follow_autocast_and_gradients_stay_in_float32(compute: experts.Compute) -> None:
-    given_ = inputs([3, 0, 5], 6)
+def test_products_follow_autocast_and_gradients_stay_in_float32(compute: Any) -> None:
+    given_, row_KN = routed(6, 2, 5)
+    chosen = compute if compute is experts.one_by_one else partial(compute, row_KN=row_KN)
     with torch.autocast("cpu", torch.bfloat16):
-        found = results(compute, given_)
+        found = results(chosen, given_)
     assert {tensor.dtype for tensor in found} == {torch.float32}
     for one, other in zip(found, results(plain, given_), strict=True):
         assert not torch.equal(one, other)  # computed in bfloat16 indeed
@@ -139,10 +159,10 @@ def test_the_backward_pass_keeps_the_tokens_once_and_two_widths_per_assignment()
 
 def test_a_layer_that_computes_in_groups_drops_and_weights_as_one_that_does_not() -> None:
     outputs = []
-    for compute in (experts.one_by_one, experts.grouped):
+    for in_groups in (None, experts.grouped):
         built = model(use_mod=False, capacity_factor=0.6)
         layer = moe_of(built)
-        layer.compute = compute
+        layer.in_groups = in_groups
         x_ND = torch.randn(60, 32, generator=torch.Generator().manual_seed(3), requires_grad=True)
         y_ND, stats = layer(x_ND)
         y_ND.square().sum().backward()
@@ -165,10 +185,10 @@ def test_a_grouped_model_reads_nothing_on_the_host() -> None:
             return output.loss_sum + output.auxiliary
 
         for layer in built.layers:
-            layer.moe.compute = experts.grouped
+            layer.moe.in_groups = experts.grouped
         loss().backward()
         assert all(parameter.grad is not None for parameter in (built.embedding, moe_of(built).w_in))
-        moe_of(built).compute = experts.one_by_one
+        moe_of(built).in_groups = None
         with pytest.raises(DynamicOutputShapeException):
             loss()
 

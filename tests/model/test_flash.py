@@ -186,7 +186,8 @@ def chosen(capability: tuple[int, int], precision: str, plain: bool = True, **ch
     built = Transformer(config, VOCAB)
     choose_kernels(built, config, hardware, choose_precision(precision, hardware), plain)
     found = attentions(built)[0].flash
-    return found and found.name, moe_of(built).compute.__name__  # type: ignore[attr-defined]
+    experts_of = moe_of(built)
+    return found and found.name, (experts_of.in_groups or experts_of.compute).__name__  # type: ignore[attr-defined]
 
 
 def test_kernels_follow_from_hardware_format_and_sizes() -> None:
