@@ -149,7 +149,8 @@ def flops_per_token(config: Config, seq_len: int | None = None, vocab_size: int 
 
     Attention scores count the pairs of `attended_pairs`. Layers with MoD work on their share of the tokens: attention
     among the chosen ones, so its scores shrink with the square. Gathering the chosen tokens and
-    putting them back copies and multiplies nothing. Dropped tokens are not subtracted.
+    putting them back copies and multiplies nothing. Dropped tokens are not subtracted, nor are the pairs of different
+    documents, which flash attention on GPUs does not compute.
     """
     model, length = config.model, seq_len or config.sequence_length
     chosen = chosen_tokens(config.mod.mod_capacity_factor, length) / length
