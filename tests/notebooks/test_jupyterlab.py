@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -184,6 +185,24 @@ def test_zoom_survives_updates(view: LabPage, run: Run) -> None:
     assert left() == zoomed
     chart.dblclick()
     assert left() < zoomed
+
+
+def test_no_word_of_the_chart_is_cut(view: LabPage) -> None:
+    """Not even where the curve ends at the step that the axis names last."""
+    chart = view.widget.locator(".lw-loss svg[role=img]")
+    ticks = chart.locator("text[text-anchor=middle]", has_text=re.compile(r"^\d{4,}$"))
+    until(lambda: ticks.count() > 0, 180)  # a step of four digits
+    box, tick = chart.bounding_box(), ticks.first.bounding_box()
+    assert box is not None
+    assert tick is not None
+    mouse, middle = view.page.mouse, box["y"] + 100
+    mouse.move(tick["x"] - 120, middle)
+    mouse.down()
+    mouse.move(tick["x"] + tick["width"] / 2 + 1, middle, steps=4)
+    mouse.up()
+    edges = [edge for text in chart.locator("text").all() if (edge := text.bounding_box())]
+    assert max(edge["x"] + edge["width"] for edge in edges) <= box["x"] + box["width"] + 1
+    chart.dblclick()
 
 
 def test_colours_follow_the_theme(view: LabPage) -> None:

@@ -135,7 +135,8 @@ class LossChart {
       add(svg, "text", { x: left - 6, y: y(at) + 3, "text-anchor": "end" }, number(this.log ? 10 ** at : at, 2));
     }
     for (const at of ticks(x0, x1, width < 420 ? 4 : 8).filter(Number.isInteger)) {
-      add(svg, "text", { x: x(at), y: bottom + 16, "text-anchor": "middle" }, at);
+      const last = x(at) > right - 12; // half a word would lie beyond the edge
+      add(svg, "text", { x: last ? width : x(at), y: bottom + 16, "text-anchor": last ? "end" : "middle" }, at);
     }
     const curves = add(svg, "g", { "clip-path": `url(#${clip})` });
     const line = (kind, steps, values) => {
@@ -187,7 +188,7 @@ class LossChart {
     const row = free < 0 ? this.verdictEnd.length : free;
     this.verdictEnd[row] = left + VERDICT_WIDTH;
     const end = left < at;
-    const place = { x: end ? at - 7 : left, y: this.frame.top + 8 + 13 * row, "text-anchor": end ? "end" : "start" };
+    const place = { x: end ? at - 7 : left, y: this.frame.top + 20 + 13 * row, "text-anchor": end ? "end" : "start" };
     add(group, "text", place, verdict);
   }
 
