@@ -96,6 +96,16 @@ def test_a_change_that_hurts_asks_for_its_undo_and_the_approval_takes_it_back(tm
         assert not [p for p in run.proposals() if p["method"] == "undo"]
 
 
+def test_what_would_be_asked_is_told_as_a_person_writes_it(tmp_path: Path) -> None:
+    with pruned(tmp_path, autonomy="observe") as trainer:
+        session = trainer._session
+        session.writer.flush(10.0)
+        told = [e["message"] for e in views.events(session.paths, limit=500) if e["kind"] == "observe"]
+        assert any(message.startswith(f"would propose undo(receipt={applied(trainer)[0].id})") for message in told), (
+            told
+        )
+
+
 def test_a_rejected_undo_is_not_asked_for_again(tmp_path: Path) -> None:
     with pruned(tmp_path) as trainer:
         session = trainer._session
