@@ -46,6 +46,9 @@ def test_an_ended_run_asks_nothing_and_has_no_time_left(
     page = shown(open_page, dashboard, ended)
     assert "nothing waits for a decision" in page.inner_text(".lm-panel-approval")
     assert page.locator(".lm-asks").count() == 0
+    assert page.inner_text(".lm-notice .lm-command").endswith("--steps 280"), (
+        "the new total, so beyond the step reached"
+    )
     left = page.locator(".lm-budget dt", has_text="Left").locator("xpath=following-sibling::dd[1]")
     assert left.inner_text() == "–"
 

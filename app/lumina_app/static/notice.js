@@ -41,7 +41,7 @@ function ended(doc, resume) {
   if (doc.state === "stopped") return notice("quiet", "stopped", html`At ${at}. To go on: ${command(resume)}`);
   const loss = doc.val_loss ?? doc.loss;
   const reached = typeof loss === "number" && html`, ${doc.val_loss ? "validation" : "training"} loss ${number(loss)}`;
-  return notice("good", "finished", html`At ${at}${reached}. To train on: ${command(`${resume} --steps 300`)}`);
+  return notice("good", "finished", html`At ${at}${reached}. To train on: ${command(`${resume} --steps ${2 * (doc.step ?? 0) || 300}`)}`);
 }
 
 function noticeFor(state) {
