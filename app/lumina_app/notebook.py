@@ -47,7 +47,7 @@ class Dashboard(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
 
     _esm = _text(
         "format.js", "series.js", "difference.js",
-        "widget.charts.js", "widget.rehearsal.js", "widget.receipts.js", "widget.js",
+        "widget.charts.js", "widget.rehearsal.js", "widget.receipts.js", "widget.acting.js", "widget.js",
     )  # fmt: skip
     _css = _text("widget.css")
 

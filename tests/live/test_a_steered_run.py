@@ -75,8 +75,11 @@ def test_an_added_expert_takes_tokens(tmp_path: Path) -> None:
     with lumina.Trainer("debug", name="grow", steps=40, directory=tmp_path, **SMALL) as trainer:
         trainer.train(until=5)
         trainer.add_expert(0)
-        trainer.train(until=35)
-        assert trainer.get_expert_statistics()["per_expert_utilization"][0][8] > 0
+        share = []
+        for step in range(26, 36):  # of a hundred tokens some steps send it none
+            trainer.train(until=step)
+            share.append(trainer.get_expert_statistics()["per_expert_utilization"][0][8])
+        assert sum(share) / len(share) > 0.03, share
         trainer.train()
     assert lumina.attach("grow", tmp_path).status()["layers"]["experts"] == {"0": 9, "1": 8}
 
