@@ -38,6 +38,7 @@ class Attention(nn.Module):
         self, x_BTD: Tensor, cos: Tensor, sin: Tensor, document_BT: Tensor | None = None,
         start_S1: Tensor | None = None, longest: int = 0,
     ) -> Tensor:  # fmt: skip
+        """What attention adds to each token [B, T, D]; `cos` and `sin` [B or 1, 1, T, d] are of their positions."""
         B, T, _ = x_BTD.shape
         q = rotate(self.q_proj(x_BTD).view(B, T, self.heads, -1).transpose(1, 2), cos, sin)
         k = rotate(self.k_proj(x_BTD).view(B, T, self.kv_heads, -1).transpose(1, 2), cos, sin)
