@@ -29,7 +29,7 @@ def to_undo(held: Sequence[Entry], receipt: str, journal: Sequence[Entry] = ()) 
             raise Refusal("superseded", f"{receipt} was undone already, at step {entry.step}")
     found = next((entry for entry in changes if entry.id == receipt), None)
     if found is None:
-        raise _not_in_force(receipt, journal)
+        raise _not_in_force(receipt, changes, journal)
     if found.doc["kind"] == "undo":
         raise Refusal("unsupported", f"{receipt} is itself an undo; send {found.doc['method']} again instead")
     return found
@@ -61,15 +61,14 @@ def why_not(held: Sequence[Entry], receipt: str) -> str | None:
     return None
 
 
-def _not_in_force(receipt: str, journal: Sequence[Entry]) -> Refusal:
+def _not_in_force(receipt: str, changes: Sequence[Entry], journal: Sequence[Entry]) -> Refusal:
     for entry in journal:
         if entry.type == "segment" and (entry.doc.get("receipt") or {}).get("id") == receipt:
             step = entry.doc["fork_step"]
             return Refusal("unsupported", f"{receipt} went back to step {step}; what it left stays a branch of the run")
         if entry.id == receipt and entry.type == "applied" and entry.doc.get("kind") in CHANGES:
             return Refusal("not_found", f"{entry.doc['method']} of step {entry.step} was left behind by a later rewind")
-    listed = ", ".join(
-        f"{str(entry.id)[:8]} ({entry.doc['method']} at step {entry.step})" for entry in journal
-        if entry.type == "applied" and entry.doc.get("kind") in CHANGES - {"undo"}
-    )  # fmt: skip
+    gone = {entry.doc.get("undoes") for entry in changes}
+    in_force = [entry for entry in changes if entry.doc["kind"] != "undo" and entry.id not in gone]
+    listed = ", ".join(f"{str(entry.id)[:8]} ({entry.doc['method']} at step {entry.step})" for entry in in_force)
     return Refusal("not_found", f"no intervention {receipt} is in force in this run; there are: {listed or 'none'}")

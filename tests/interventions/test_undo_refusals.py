@@ -128,3 +128,17 @@ def test_after_a_resume_all_is_as_before(tmp_path: Path) -> None:
         assert "was undone already" in undo(again, undone)["reason"]
         assert undo(again, second)["after"] == {"routing_temperature": 1.5}
         assert undo(again, first)["after"] == {"routing_temperature": 1.0}
+
+
+def test_of_an_unknown_receipt_names_what_is_in_force_and_nothing_else(trainer: lumina.Trainer) -> None:
+    trainer.adjust_routing_temperature(1.5)
+    taken_back = newest(trainer)
+    trainer.adjust_weight_decay(0.2)
+    in_force = newest(trainer)
+    assert undo(trainer, taken_back)["state"] == "verified"
+    trainer._session.writer.flush(10)
+    with pytest.raises(Refusal) as refused:
+        lumina.Run(trainer._session.paths).undo("f" * 32)
+    assert refused.value.code == "not_found"
+    assert f"there are: {in_force[:8]} (adjust_weight_decay at step 2)" in refused.value.message
+    assert taken_back[:8] not in refused.value.message
