@@ -209,9 +209,6 @@ def grouped_and_cleared(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E
     return grouped(x_ND, weight_M, token_M, count_E, w_in, w_out, row_KN)
 
 
-IN_GROUPS: tuple[InGroups, ...] = (grouped, grouped_and_cleared)
-
-
 def _sum_of_rows(rows_MD: Tensor, row_KN: Tensor, dtype: torch.dtype) -> Tensor:
     """Of each token, its K rows: gathered, since a GPU adds to the same place one after the other, in any order."""
     sum_ND = rows_MD.index_select(0, row_KN[0]).to(dtype)

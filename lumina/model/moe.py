@@ -125,21 +125,21 @@ class MoE(nn.Module):
             z_loss = logit_NE.logsumexp(-1).square().mean() if self.z_weight else logit_NE.new_zeros(())
         shared_ND = self.shared(x_ND) if self.shared is not None else None
         taking_part = torch.isfinite(offset_E).sum()
-        sent = self._dispatch(expert_NK, taking_part)
-        weight_M = weight_NK.t().reshape(-1).index_select(0, sent.order_M)
-        if sent.fits_M is not None:
-            weight_M = weight_M * sent.fits_M
-        y_ND = self._computed(x_ND, weight_M, sent)
+        plan = self._dispatch(expert_NK, taking_part)
+        weight_M = weight_NK.t().reshape(-1).index_select(0, plan.order_M)
+        if plan.fits_M is not None:
+            weight_M = weight_M * plan.fits_M
+        y_ND = self._computed(x_ND, weight_M, plan)
         y_ND = y_ND if shared_ND is None else shared_ND + y_ND
-        share_E, mean_E = sent.wanted_E.float() / expert_NK.numel(), probability_NE.mean(0)
+        share_E, mean_E = plan.wanted_E.float() / expert_NK.numel(), probability_NE.mean(0)
         return y_ND, MoEStats(
             probability_E=mean_E.detach(),
             share_E=share_E,
-            computed_E=sent.taken_E.float(),
-            expert_M=expert_NK.t().reshape(-1).index_select(0, sent.order_M),
+            computed_E=plan.taken_E.float(),
+            expert_M=expert_NK.t().reshape(-1).index_select(0, plan.order_M),
             weight_M=weight_M.detach(),
             live_E=torch.isfinite(live_offset_E),
-            dropped=(sent.wanted_E - sent.taken_E).sum().float(),
+            dropped=(plan.wanted_E - plan.taken_E).sum().float(),
             assignments=expert_NK.numel(),
             balance_loss=taking_part * (share_E * mean_E).sum(),
             z_loss=z_loss,
@@ -182,18 +182,18 @@ class MoE(nn.Module):
         rank_M = torch.arange(len(flat_M), device=flat_M.device) - start_E.index_select(0, flat_M[order_M])
         return Dispatch(order_M, rank_M < capacity, wanted_E, wanted_E.minimum(capacity))
 
-    def _computed(self, x_ND: Tensor, weight_M: Tensor, sent: Dispatch) -> Tensor:
+    def _computed(self, x_ND: Tensor, weight_M: Tensor, plan: Dispatch) -> Tensor:
         """Sum over each token's experts of routing weight times SwiGLU."""
-        order_M, count_E = sent.order_M, sent.wanted_E
+        order_M, count_E = plan.order_M, plan.wanted_E
         if self.in_groups is not None:
             place_M = torch.arange(len(order_M), device=order_M.device)
             row_KN = torch.empty_like(order_M).scatter_(0, order_M, place_M).view(self.top_k, -1)
             token_M = order_M % x_ND.shape[0]
             return self.in_groups(x_ND, weight_M, token_M, count_E, self.w_in, self.w_out, row_KN)
-        if sent.fits_M is not None:
+        if plan.fits_M is not None:
             # What is dropped need not be computed where its number may be asked for.
-            kept = sent.fits_M.nonzero().squeeze(1)
-            order_M, weight_M, count_E = order_M[kept], weight_M.index_select(0, kept), sent.taken_E
+            kept = plan.fits_M.nonzero().squeeze(1)
+            order_M, weight_M, count_E = order_M[kept], weight_M.index_select(0, kept), plan.taken_E
         return self.compute(x_ND, weight_M, order_M % x_ND.shape[0], count_E, self.w_in, self.w_out)
 
     @torch.no_grad()

@@ -21,6 +21,8 @@ from lumina.model.crew import run_all
 
 HIDDEN, WIDTH = 16, 24
 
+IN_GROUPS = (experts.grouped, experts.grouped_and_cleared)
+
 
 def plain(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
     """One assignment after the other."""
@@ -77,7 +79,7 @@ def test_output_and_gradients_are_those_of_the_formula(counts: list[int], tokens
     assert_equal_but_for_rounding(results(experts.one_by_one, given_), results(plain, given_))
 
 
-@pytest.mark.parametrize("compute", experts.IN_GROUPS)
+@pytest.mark.parametrize("compute", IN_GROUPS)
 @settings(max_examples=25, deadline=None)
 @given(tokens=st.integers(1, 9), top_k=st.integers(1, 3), more=st.integers(0, 6))
 def test_so_they_are_in_groups(compute: experts.InGroups, tokens: int, top_k: int, more: int) -> None:
@@ -85,7 +87,7 @@ def test_so_they_are_in_groups(compute: experts.InGroups, tokens: int, top_k: in
     assert_equal_but_for_rounding(results(partial(compute, row_KN=row_KN), given_), results(plain, given_))
 
 
-@pytest.mark.parametrize("compute", [experts.one_by_one, *experts.IN_GROUPS])
+@pytest.mark.parametrize("compute", [experts.one_by_one, *IN_GROUPS])
 def test_products_follow_autocast_and_gradients_stay_in_float32(compute: Any) -> None:
     given_, row_KN = routed(6, 2, 5)
     chosen = compute if compute is experts.one_by_one else partial(compute, row_KN=row_KN)
