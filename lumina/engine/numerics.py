@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lumina.config.schema import PrecisionConfig
 from lumina.hardware import PrecisionChoice
+from lumina.model.matmul import linear
 from lumina.model.products import Product, fp8, int8_aware, is_multiplied, rounded_to_int8, use_product
 
 
@@ -114,11 +114,11 @@ class Multiplication:
 
     def __init__(self, model: nn.Module, config: PrecisionConfig, training: PrecisionChoice,
                  inference: PrecisionChoice) -> None:  # fmt: skip
-        self.training: Product = fp8 if training.products == "fp8" else F.linear
+        self.training: Product = fp8 if training.products == "fp8" else linear
         if config.quantization_aware_training:
             self.training = int8_aware
         self.inference = self.training if inference is training else _inference_product(inference)
-        special = self.training is not F.linear or self.inference is not F.linear
+        special = self.training is not linear or self.inference is not linear
         self._multiplier = use_product(model, self.training) if special else None
 
     @property
@@ -140,7 +140,7 @@ class Multiplication:
 
 def _inference_product(inference: PrecisionChoice) -> Product:
     # Weights that were rounded to 8 bits before need no product of their own.
-    return fp8 if inference.products == "fp8" else F.linear
+    return fp8 if inference.products == "fp8" else linear
 
 
 def autocast(precision: PrecisionChoice, device: torch.device) -> torch.autocast:

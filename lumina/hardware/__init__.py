@@ -6,7 +6,7 @@ from __future__ import annotations
 from lumina.hardware.accelerator import detect
 from lumina.hardware.compiler import compile_problem, graphs_problem
 from lumina.hardware.demands import check_demands
-from lumina.hardware.detect import Hardware, choose_threads, detect_apart, detect_cpu
+from lumina.hardware.detect import Hardware, choose_threads, detect_apart, detect_cpu, mkl_is_narrow
 from lumina.hardware.memory import is_out_of_memory
 from lumina.hardware.platform import environment_of_platform, flash_problem, for_platform, has_grouped_products
 from lumina.hardware.precision import (
@@ -34,4 +34,5 @@ __all__ = [
     "graphs_problem",
     "has_grouped_products",
     "is_out_of_memory",
+    "mkl_is_narrow",
 ]

@@ -19,6 +19,7 @@ from lumina.store.errors import Refusal
 _DEVICES = Path("/dev")
 _CPUINFO = Path("/proc/cpuinfo")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_ZEN5 = 26  # a family in the numbering of AMD's processors
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 _ASK = "import dataclasses, json; from lumina.hardware import detect; print(json.dumps(dataclasses.asdict(detect())))"
 
@@ -68,7 +69,7 @@ def _gpu_possible(devices: Path) -> bool:
 
 def detect_cpu(cpuinfo: Path = _CPUINFO, cpu_quota: Path = _CPU_QUOTA) -> Hardware:
     """The CPU alone, without torch."""
-    name, flags = _read_cpuinfo(cpuinfo)
+    name, flags = _name_and_flags(cpuinfo)
     return Hardware(
         device="cpu",
         name=name,
@@ -79,16 +80,34 @@ def detect_cpu(cpuinfo: Path = _CPUINFO, cpu_quota: Path = _CPU_QUOTA) -> Hardwa
     )
 
 
-def _read_cpuinfo(path: Path) -> tuple[str, frozenset[str]]:
-    """Model name and feature flags of the first core; other systems than Linux have no such file."""
+def mkl_is_narrow(cpuinfo: Path = _CPUINFO) -> bool:
+    """Whether MKL leaves half of this processor idle: on AMD's it computes 256 bits at once, and from Zen 5 on they
+    compute 512. Known on Linux alone."""
+    fields = _read_cpuinfo(cpuinfo)
+    family = fields.get("cpu family", "")
+    return (
+        fields.get("vendor_id") == "AuthenticAMD"
+        and family.isdigit()
+        and int(family) >= _ZEN5
+        and "avx512f" in fields.get("flags", "").split()
+    )
+
+
+def _name_and_flags(cpuinfo: Path) -> tuple[str, frozenset[str]]:
+    fields = _read_cpuinfo(cpuinfo)
+    flags = fields.get("flags", fields.get("Features", ""))
+    name = fields.get("model name") or platform.processor() or platform.machine() or "CPU"
+    return name, frozenset(flags.split())
+
+
+def _read_cpuinfo(path: Path) -> dict[str, str]:
+    """What is said of the first core; other systems than Linux have no such file."""
     fields: dict[str, str] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
             fields.setdefault(key.strip(), value.strip())
-    flags = fields.get("flags", fields.get("Features", ""))
-    name = fields.get("model name") or platform.processor() or platform.machine() or "CPU"
-    return name, frozenset(flags.split())
+    return fields
 
 
 def _usable_cores(cpu_quota: Path) -> int:

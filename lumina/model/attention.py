@@ -7,6 +7,7 @@ It knows neither norms nor what a layer does with the result.
 # S documents
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -16,8 +17,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lumina.accounting import SHORT_SEQUENCE, query_blocks
+from lumina.model.crew import run_all
 from lumina.model.flash import HALVES, Flash
 from lumina.model.layers import rotate
+from lumina.model.matmul import Linear, product, takes_onednn
+
+FEWEST_ROWS = 256  # of a product that is worth a call of its own
 
 
 class Attention(nn.Module):
@@ -29,10 +34,10 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim, self.fused = heads, kv_heads, hidden // heads, fused
         self.flash: Flash | None = None
-        self.q_proj = nn.Linear(hidden, heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(hidden, kv_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(hidden, kv_heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(heads * self.head_dim, hidden, bias=False)
+        self.q_proj = Linear(hidden, heads * self.head_dim)
+        self.k_proj = Linear(hidden, kv_heads * self.head_dim)
+        self.v_proj = Linear(hidden, kv_heads * self.head_dim)
+        self.o_proj = Linear(heads * self.head_dim, hidden)
 
     def forward(
         self, x_BTD: Tensor, cos: Tensor, sin: Tensor, document_BT: Tensor | None = None,
@@ -73,7 +78,6 @@ def by_products(q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, document_BT: Ten
     """softmax(q k^T / sqrt(d)) v over what each query may see, by matrix products [B, H, T, d]."""
     with torch.autocast(q_BHTd.device.type, enabled=False):
         hidden = _hidden(q_BHTd.shape[2], document_BT, q_BHTd.device)
-        hidden = hidden if document_BT is None else hidden[:, None, None]
         y: Tensor = _ByProducts.apply(q_BHTd, k_BGTd, v_BGTd, hidden)  # type: ignore[no-untyped-call]
     return y
 
@@ -82,51 +86,82 @@ class _ByProducts(torch.autograd.Function):
     """A block of queries at a time, so that what comes after the block is not computed; keeps the probabilities.
 
     The R query heads of one key/value head stand below each other in one product: beside each other, each would need
-    its own copy of keys and values. Keys carry the 1/sqrt(d). Their gradients, and those of the values, are summed over
-    the blocks in float32.
+    its own copy of keys and values. Keys carry the 1/sqrt(d). Gradients of keys and values are summed over the blocks
+    in float32, transposed, so that of their products' factors it is the short one that is turned.
     """
 
     @staticmethod
     def forward(ctx: Any, q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, hidden: Tensor) -> Tensor:
-        B, H, T, d = q_BHTd.shape
-        G = k_BGTd.shape[1]
-        k, v = (k_BGTd * (1.0 / math.sqrt(d))).reshape(B * G, T, d), v_BGTd.reshape(B * G, T, d)
-        y_BTHd, weights = q_BHTd.new_empty(B, T, H, d), []
-        y = y_BTHd.view(B, T, G, H // G, d).permute(0, 2, 3, 1, 4)
-        for start, end in query_blocks(T):
-            score = _rows_of(q_BHTd, G, start, end) @ k[:, :end].transpose(1, 2)
-            first = start if hidden.ndim == 2 else 0  # without documents all of the block sees what lies before it
-            seen = score.view(B, G, -1, end - start, end)[..., first:]
-            seen.masked_fill_(hidden[..., start:end, first:end], -math.inf)
-            weight = score.softmax(-1)
-            y[..., start:end, :] = (weight @ v[:, :end]).view(B, G, -1, end - start, d)
-            weights.append(weight)
-        ctx.save_for_backward(q_BHTd, k, v, *weights)
+        T, d = q_BHTd.shape[-2:]
+        k, v = (k_BGTd * (1.0 / math.sqrt(d))).contiguous(), v_BGTd.contiguous()
+        y_BTHd = torch.empty_like(q_BHTd.transpose(1, 2), memory_format=torch.contiguous_format)
+        alone = hidden.ndim == 2  # without documents all of a block sees what lies before it
+
+        def attend(kept: list[Tensor], k: Tensor, v: Tensor, q: Tensor, y: Tensor, hidden: Tensor) -> None:
+            for start, end in query_blocks(T):
+                score, first = product(_rows(q, start, end), k[..., :end, :].transpose(-2, -1)), start if alone else 0
+                seen = score.view(*q.shape[:-2], end - start, end)[..., first:]
+                seen.masked_fill_(hidden[..., start:end, first:end], -math.inf)
+                kept.append(score.softmax(-1))
+                part = y[..., start:end, :]
+                part.copy_(product(kept[-1], v[..., :end, :]).view(part.shape))
+
+        q, y = _of_groups(q_BHTd, k), _of_groups(y_BTHd.transpose(1, 2), k)
+        ctx.apart = takes_onednn(q, k) and q.shape[2] * query_blocks(T)[0][1] >= FEWEST_ROWS
+        mask = hidden if alone else hidden[:, None, None]
+        pieces = _pieces(ctx.apart, k, v, q, y, mask.expand(*q.shape[:2], 1, T, T))
+        weights: list[list[Tensor]] = [[] for _ in pieces]
+        run_all(attend, zip(weights, *zip(*pieces, strict=True), strict=True), len(pieces), q.device)
+        ctx.save_for_backward(q_BHTd, k, v, *itertools.chain(*weights))
         return y_BTHd.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BHTd: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q_BHTd, k, v, *weights = ctx.saved_tensors
-        B, H, T, d = q_BHTd.shape
-        G = len(k) // B
-        to_q_BTHd = q_BHTd.new_empty(B, T, H, d)
-        to_q = to_q_BTHd.view(B, T, G, H // G, d).permute(0, 2, 3, 1, 4)
-        to_k, to_v = torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
-        for (start, end), weight in zip(query_blocks(T), weights, strict=True):
-            grad = _rows_of(grad_BHTd, G, start, end)
-            to_v[:, :end] += weight.transpose(1, 2) @ grad
-            # Hidden pairs have a probability of zero, so that nothing comes through them.
-            to_score = torch._softmax_backward_data(grad @ v[:, :end].transpose(1, 2), weight, -1, weight.dtype)
-            to_k[:, :end] += to_score.transpose(1, 2) @ _rows_of(q_BHTd, G, start, end)
-            to_q[..., start:end, :] = (to_score @ k[:, :end]).view(B, G, -1, end - start, d)
-        to_k, to_v = (grad.to(k.dtype).view(B, G, T, d) for grad in (to_k / math.sqrt(d), to_v))
+        T, d = q_BHTd.shape[-2:]
+        blocks = query_blocks(T)
+        to_q_BTHd = torch.empty_like(q_BHTd.transpose(1, 2), memory_format=torch.contiguous_format)
+        to_k_BGdT, to_v_BGdT = (torch.zeros(*k.shape[:2], d, T, device=k.device) for _ in range(2))
+
+        def trace(weights: list[Tensor], k: Tensor, v: Tensor, q: Tensor, grad_y: Tensor, to_q: Tensor, to_k: Tensor,
+                  to_v: Tensor) -> None:  # fmt: skip
+            for (start, end), weight in zip(blocks, weights, strict=True):
+                grad = _rows(grad_y, start, end)
+                to_v[..., :end] += product(grad.transpose(-2, -1), weight)
+                # Hidden pairs have a probability of zero, so that nothing comes through them.
+                to_weight = product(grad, v[..., :end, :].transpose(-2, -1))
+                to_score = torch._softmax_backward_data(to_weight, weight, -1, weight.dtype)
+                to_k[..., :end] += product(_rows(q, start, end).transpose(-2, -1), to_score)
+                part = to_q[..., start:end, :]
+                part.copy_(product(to_score, k[..., :end, :]).view(part.shape))
+
+        heads = (_of_groups(x_BHTd, k) for x_BHTd in (q_BHTd, grad_BHTd, to_q_BTHd.transpose(1, 2)))
+        pieces = _pieces(ctx.apart, k, v, *heads, to_k_BGdT, to_v_BGdT)
+        of_pieces = (weights[at : at + len(blocks)] for at in range(0, len(weights), len(blocks)))
+        run_all(trace, zip(of_pieces, *zip(*pieces, strict=True), strict=True), len(pieces), k.device)
+        to_k, to_v = (x.transpose(2, 3).to(k.dtype) for x in (to_k_BGdT.mul_(1.0 / math.sqrt(d)), to_v_BGdT))
         return to_q_BTHd.transpose(1, 2), to_k, to_v, None
 
 
-def _rows_of(x_BHTd: Tensor, groups: int, start: int, end: int) -> Tensor:
-    """The tokens of a block, with the heads of a group below each other [B * G, R * C, d]."""
-    return x_BHTd[:, :, start:end].reshape(len(x_BHTd) * groups, -1, x_BHTd.shape[-1])
+def _of_groups(x_BHTd: Tensor, k_BGTd: Tensor) -> Tensor:
+    """The heads of each key/value head [B, G, R, T, d]."""
+    B, H, T, d = x_BHTd.shape
+    G = k_BGTd.shape[1]
+    return x_BHTd.view(B, G, H // G, T, d)
+
+
+def _pieces(apart: bool, *parts: Tensor) -> list[tuple[Tensor, ...]]:
+    """What is computed at a time, of tensors [B, G, ...]: one key/value head of one sequence, or all of them."""
+    if not apart:
+        return [parts]
+    B, G = parts[0].shape[:2]
+    return [tuple(part[sequence, group] for part in parts) for sequence in range(B) for group in range(G)]
+
+
+def _rows(x: Tensor, start: int, end: int) -> Tensor:
+    """The tokens of a block, with the heads of a group below each other [..., R * C, d]."""
+    return x[..., start:end, :].flatten(-3, -2)
 
 
 def _hidden(T: int, document_BT: Tensor | None, device: torch.device) -> Tensor:

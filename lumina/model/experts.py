@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lumina.model.crew import run_all
+from lumina.model.matmul import product, product_into, takes_onednn
 
 FEWEST_ROWS = 16
 BLOCK_ROWS = 512
@@ -34,7 +35,7 @@ def one_by_one(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E: Tensor,
     kind = x_ND.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_ND.dtype
     counts, at_M = count_E.tolist(), None
-    if kind == "cpu" and dtype == torch.bfloat16:  # whose range is float32's: what is added cannot overflow alone
+    if kind == "cpu" and (dtype == torch.bfloat16 or takes_onednn(x_ND, w_in)):
         counts, at_M, weight_M, token_M = _in_few_sizes(counts, weight_M, token_M)
     with torch.autocast(kind, enabled=False):
         result: Tensor = _OneByOne.apply(x_ND, weight_M, token_M, at_M, counts, w_in, w_out, dtype)  # type: ignore[no-untyped-call]
@@ -50,8 +51,8 @@ def _in_few_sizes(counts: list[int], weight_M: Tensor, token_M: Tensor) -> tuple
     """Adds assignments of weight 0 to each expert, up to one of eight sizes in each power of two; returns the counts,
     where the assignments are now, and weights and tokens of all.
 
-    oneDNN, which computes products of 16-bit numbers, makes a program for each size that it meets. That takes longer
-    than such a product, and an expert has another number of tokens in every step.
+    oneDNN makes a program for each size that it meets, and keeps it. That takes longer than such a product, and an
+    expert has another number of tokens in every step.
     """
     sizes = [-(-count // _step(count)) * _step(count) for count in counts]
     added_E = torch.tensor([size - count for size, count in zip(sizes, counts, strict=True)])
@@ -72,8 +73,8 @@ class _OneByOne(torch.autograd.Function):
         both_M2F, y_MD = _block(cast_ND, len(token_M), w_in.shape[1]), _block(cast_ND, len(token_M), w_out.shape[1])
 
         def compute(expert: int, both_C2F: Tensor, token_C: Tensor, y_CD: Tensor) -> None:
-            torch.mm(cast_ND.index_select(0, token_C), w_in[expert].to(dtype).t(), out=both_C2F)
-            torch.mm(_activated(both_C2F), w_out[expert].to(dtype).t(), out=y_CD)
+            product_into(both_C2F, cast_ND.index_select(0, token_C), w_in[expert].to(dtype).t())
+            product_into(y_CD, _activated(both_C2F), w_out[expert].to(dtype).t())
 
         run_all(compute, _parts(counts, both_M2F, token_M, y_MD), len(counts), x_ND.device)
         ctx.counts, ctx.dtype, ctx.at_M = counts, dtype, at_M
@@ -97,15 +98,15 @@ class _OneByOne(torch.autograd.Function):
             gate_CF, up_CF = both_C2F.chunk(2, dim=-1)
             silu_CF = F.silu(gate_CF)
             active_CF = silu_CF * up_CF
-            to_active = grad_CD @ w_out[expert].to(dtype)
+            to_active = product(grad_CD, w_out[expert].to(dtype))
             given_C.copy_((to_active * active_CF).sum(-1, dtype=torch.float32))
-            _product_into(grad_out[expert], grad_CD.t(), active_CF.mul_(weight_C1))
+            product_into(grad_out[expert], grad_CD.t(), active_CF.mul_(weight_C1))
             to_active.mul_(weight_C1)
             to_both = torch.empty_like(both_C2F)
             torch.mul(to_active, silu_CF, out=to_both[:, up_CF.shape[1] :])
             to_both[:, : up_CF.shape[1]] = torch.ops.aten.silu_backward(to_active.mul_(up_CF), gate_CF)
-            _product_into(grad_in[expert], to_both.t(), x_ND.index_select(0, token_C))
-            torch.mm(to_both, w_in[expert].to(dtype), out=grad_x_CD)
+            product_into(grad_in[expert], to_both.t(), x_ND.index_select(0, token_C))
+            product_into(grad_x_CD, to_both, w_in[expert].to(dtype))
 
         parts = _parts(ctx.counts, both_M2F, weight_M, token_M, grad_weight, grad_x_MD)
         run_all(compute, parts, len(ctx.counts), x_ND.device)
@@ -116,14 +117,6 @@ class _OneByOne(torch.autograd.Function):
 def _block(like: Tensor, rows: int, width: int) -> Tensor:
     """Uninitialised rows out of a block of nearly always the same size: blocks of many sizes leave gaps in the heap."""
     return like.new_empty(-(-rows // BLOCK_ROWS) * BLOCK_ROWS, width)[:rows]
-
-
-def _product_into(result: Tensor, a: Tensor, b: Tensor) -> None:
-    """result = a @ b, rounded to the result's format."""
-    if result.dtype == a.dtype:
-        torch.mm(a, b, out=result)
-    else:
-        result.copy_(a @ b)
 
 
 def _sum_by_token(rows_MD: Tensor, token_M: Tensor, at_M: Tensor | None, like_ND: Tensor,

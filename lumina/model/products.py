@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lumina.model import experts
+from lumina.model.matmul import Linear, linear
 from lumina.model.moe import MoE
 
 Product = Callable[[Tensor, Tensor], Tensor]
@@ -41,7 +42,7 @@ def use_product(model: nn.Module, product: Product) -> Multiplier:
     multiplier = Multiplier(product)
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if type(child) is nn.Linear:
+            if type(child) is Linear:
                 setattr(module, name, _Linear(child.weight, multiplier))
         if isinstance(module, MoE):
             module.compute = partial(experts.by_product, multiplier)
@@ -73,7 +74,7 @@ def rounded_to_int8(weight: Tensor) -> Tensor:
 
 def int8_aware(x: Tensor, weight_OI: Tensor) -> Tensor:
     """x times the rounded weight; the gradient passes the rounding as if it were not there (Bengio et al., 2013)."""
-    return F.linear(x, weight_OI + (rounded_to_int8(weight_OI.detach()) - weight_OI.detach()))
+    return linear(x, weight_OI + (rounded_to_int8(weight_OI.detach()) - weight_OI.detach()))
 
 
 # Float8

@@ -16,6 +16,7 @@ from lumina.model.documents import Documents
 from lumina.model.knobs import Knobs
 from lumina.model.layers import RMSNorm, Rotary, SwiGLU
 from lumina.model.loss import IGNORED, cross_entropy
+from lumina.model.matmul import linear
 from lumina.model.mod import DepthRouter, ModStats
 from lumina.model.moe import MoE, MoEStats
 
@@ -187,7 +188,7 @@ class Transformer(nn.Module):
     def logits(self, token_BT: Tensor, documents: Documents | Tensor | None = None) -> Tensor:
         """Logits [B, T, V] of the next token, for generation and comparison."""
         x_BTD, _ = self._trunk(token_BT, documents, True)
-        return F.linear(x_BTD, self.output_weight.to(x_BTD.dtype)).float()
+        return linear(x_BTD, self.output_weight.to(x_BTD.dtype)).float()
 
     def _trunk(
         self, token_BT: Tensor, documents: Documents | Tensor | None, padded: bool

@@ -26,6 +26,7 @@ from lumina.hardware import (
     detect_cpu,
     environment_of_platform,
     for_platform,
+    mkl_is_narrow,
 )
 from lumina.store.errors import Refusal
 
@@ -160,6 +161,26 @@ def test_bfloat16_units_of_a_cpu_are_read_from_its_flags(tmp_path: Path, flags: 
     found = detect_cpu(cpuinfo, tmp_path / "none")
     assert (found.name, found.cpu_bf16, found.device) == ("Example 9000", bf16, "cpu")
     assert choose_precision("auto", found).name == ("mixed_bf16" if bf16 else "fp32")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "flags", "narrow"),
+    [
+        ("AuthenticAMD", "26", "avx2 avx512f avx512_bf16", True),  # Zen 5
+        ("AuthenticAMD", "25", "avx2 avx512f avx512_bf16", False),  # Zen 4 computes 512 bits in two halves
+        ("AuthenticAMD", "26", "avx2", False),  # a virtual machine that hides them
+        ("GenuineIntel", "6", "avx2 avx512f", False),
+        ("GenuineIntel", "30", "avx2 avx512f", False),
+        ("AuthenticAMD", "", "avx512f", False),
+    ],
+)
+def test_mkl_is_narrow_on_processors_of_amd_that_compute_512_bits_at_once(
+    tmp_path: Path, vendor: str, family: str, flags: str, narrow: bool
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"vendor_id\t: {vendor}\ncpu family\t: {family}\nflags\t\t: {flags}\n")
+    assert mkl_is_narrow(cpuinfo) == narrow
+    assert not mkl_is_narrow(tmp_path / "none")
 
 
 def test_a_machine_without_cpuinfo_is_described_all_the_same(tmp_path: Path) -> None:
