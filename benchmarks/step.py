@@ -28,11 +28,12 @@ ABOUT = """\
 
 `python benchmarks/step.py`: forward, backward, clipping and AdamW on 2,048 tokens. Processes take turns, step by step;
 ratios are medians over rounds of times in the same round. CPU time is what a step itself worked, whatever else the
-machine did. The rate of one large product is that of the faster of PyTorch's two libraries. Every process has the trainer's thread settings. "As shipped" has torch's other defaults; "tuned" has the
-allocator setting that Lumina's trainer starts with, and a fused AdamW. Mixtral is Hugging Face's; next to it Lumina
-drops no token and skips no layer, and so next to litgpt (`--what litgpt`), which wants other versions of what Lumina
-uses and has a folder of its own: `pip install --no-deps --target FOLDER litgpt lightning pytorch-lightning
-lightning-utilities torchmetrics jsonargparse docstring-parser`, then `PYTHONPATH=FOLDER`.
+machine did. The rate of one large product is that of the faster of PyTorch's two libraries. Every process has the
+trainer's thread settings. "As shipped" has torch's other defaults; "tuned" has the allocator setting that Lumina's
+trainer starts with, and a fused AdamW. Mixtral is Hugging Face's; next to it Lumina drops no token and skips no layer,
+and so next to litgpt (`--what litgpt`), which wants other versions of what Lumina uses and has a folder of its own:
+`pip install --no-deps --target FOLDER litgpt lightning pytorch-lightning lightning-utilities torchmetrics jsonargparse
+docstring-parser`, then `PYTHONPATH=FOLDER`.
 """
 
 
