@@ -22,7 +22,7 @@ from lumina.model.flash import HALVES, Flash
 from lumina.model.layers import rotate
 from lumina.model.matmul import Linear, product, takes_onednn
 
-FEWEST_ROWS = 256  # of a product that is worth a call of its own
+FEWEST_ROWS = 256  # of a product by oneDNN that is worth a call of its own
 
 
 class Attention(nn.Module):
@@ -99,7 +99,8 @@ class _ByProducts(torch.autograd.Function):
 
         def attend(kept: list[Tensor], k: Tensor, v: Tensor, q: Tensor, y: Tensor, hidden: Tensor) -> None:
             for start, end in query_blocks(T):
-                score, first = product(_rows(q, start, end), k[..., :end, :].transpose(-2, -1)), start if alone else 0
+                score = product(_rows(q, start, end), k[..., :end, :].transpose(-2, -1))
+                first = start if alone else 0
                 seen = score.view(*q.shape[:-2], end - start, end)[..., first:]
                 seen.masked_fill_(hidden[..., start:end, first:end], -math.inf)
                 kept.append(score.softmax(-1))
