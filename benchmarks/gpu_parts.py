@@ -96,10 +96,7 @@ def lumina(
         engine.train_step(number, cut(batch(size, number, packed), sequences), 3e-4)
 
     found = timed(device, size, step, (OutOfMemory,))
-    once = config.model_copy(
-        update={"optimization": config.optimization.model_copy(update={"gradient_checkpointing": False})}
-    )
-    flops = flops_per_token(once, size.length, size.vocab).total
+    flops = flops_per_token(config, size.length, size.vocab).useful
     attention = next(module for module in engine.model.modules() if isinstance(module, Attention))
     moe = next(module for module in engine.model.modules() if isinstance(module, MoE))
     return {

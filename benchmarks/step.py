@@ -109,7 +109,7 @@ def _beside(whom: str, name: str, threads: int, precision: str, theirs: Sequence
         f"{name}: next to {whom}",
         (Subject("Lumina, statistics on", lumina), *theirs, product),
         size.rounds,
-        flops_per_token(config, size.length, size.vocab).total * TOKENS,
+        flops_per_token(config, size.length, size.vocab).useful * TOKENS,
     )
 
 

@@ -73,7 +73,9 @@ class ParameterCount:
 class Flops:
     """Floating-point operations per token of training, averaged over a sequence (a multiply-add counts 2).
 
-    The parts make up `forward`; `backward` is twice that, and the layers once more where they are recomputed.
+    The parts make up `forward`; `backward` is twice that, and `recomputed`: scores of queries and keys, which attention
+    keeps in no way, and the layers where gradient checkpointing is on. `useful` leaves out what is computed again, as
+    the share of a device's peak (MFU) does (Chowdhery et al., 2022, appendix B).
     """
 
     attention_projections: float
@@ -82,6 +84,7 @@ class Flops:
     routers: float
     head: float
     backward: float
+    recomputed: float
 
     @property
     def forward(self) -> float:
@@ -90,6 +93,10 @@ class Flops:
     @property
     def total(self) -> float:
         return self.forward + self.backward
+
+    @property
+    def useful(self) -> float:
+        return self.total - self.recomputed
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,9 @@ def flops_per_token(config: Config, seq_len: int | None = None, vocab_size: int 
     sums = _layer_flops(config, length, usage)
     layers = sum(sums.values())
     head = 2.0 * model.hidden_size * (vocab_size or model.vocab_size)
-    recomputed = layers - _not_recomputed(config) if config.optimization.gradient_checkpointing else 0.0
+    recomputed = sums["scores"] / 2.0  # of two products, that of queries and keys
+    if config.optimization.gradient_checkpointing:
+        recomputed += layers - _not_recomputed(config)
     return Flops(
         attention_projections=sums["projections"],
         attention_scores=sums["scores"],
@@ -166,6 +175,7 @@ def flops_per_token(config: Config, seq_len: int | None = None, vocab_size: int 
         routers=sums["routers"],
         head=head,
         backward=2.0 * (layers + head) + recomputed,
+        recomputed=recomputed,
     )
 
 
@@ -233,19 +243,16 @@ def _activation_bytes(config: Config, compute: int, batch: int) -> int:
 
 
 def _layer_activation_bytes(config: Config, compute: int, skips: bool) -> float:
-    """Per token: both norms' fp32 inputs and outputs, queries, keys, values, attention weights unless fused, the
-    attention's output, gate and up of each expert used, or gate, up and product of a dense feed-forward."""
+    """Per token: both norms' fp32 inputs and outputs, queries, keys, values, what attention gives, gate and up of each
+    expert used, or gate, up and product of a dense feed-forward."""
     model, moe, length = config.model, config.moe, config.sequence_length
     chosen = chosen_tokens(config.mod.mod_capacity_factor, length) / length if skips else 1.0
     in_attention = chosen if config.mod.mod_scope == "layer" else 1.0
     norm = model.hidden_size * (4 + compute)
     heads = 2 * (model.num_heads + model.num_kv_heads) * model.head_dim * compute
-    plain = config.optimization.use_flash_attention is False or length <= SHORT_SEQUENCE
-    pairs = attended_pairs(chosen_tokens(in_attention, length), fused=not plain)
-    scores = model.num_heads * pairs / length * compute if plain else 0.0
     widths = 2 * moe.moe_top_k + 3 * moe.num_shared_experts if moe.use_moe else 3
     feed_forward = (widths * model.ffn_size + model.hidden_size) * compute
-    return in_attention * (norm + heads) + scores + chosen * (norm + feed_forward)
+    return in_attention * (norm + heads) + chosen * (norm + feed_forward)
 
 
 @dataclass(frozen=True)

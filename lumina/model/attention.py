@@ -7,7 +7,6 @@ It knows neither norms nor what a layer does with the result.
 # S documents
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -77,13 +76,13 @@ class Attention(nn.Module):
 def by_products(q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, document_BT: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v over what each query may see, by matrix products [B, H, T, d]."""
     with torch.autocast(q_BHTd.device.type, enabled=False):
-        hidden = _hidden(q_BHTd.shape[2], document_BT, q_BHTd.device)
-        y: Tensor = _ByProducts.apply(q_BHTd, k_BGTd, v_BGTd, hidden)  # type: ignore[no-untyped-call]
+        y: Tensor = _ByProducts.apply(q_BHTd, k_BGTd, v_BGTd, document_BT)  # type: ignore[no-untyped-call]
     return y
 
 
 class _ByProducts(torch.autograd.Function):
-    """A block of queries at a time, so that what comes after the block is not computed; keeps the probabilities.
+    """A block of queries at a time, so that what comes after the block is not computed. The probabilities are computed
+    again in the backward pass: to keep those of all layers takes more memory than anything else of attention.
 
     The R query heads of one key/value head stand below each other in one product: beside each other, each would need
     its own copy of keys and values. Keys carry the 1/sqrt(d). Gradients of keys and values are summed over the blocks
@@ -91,43 +90,38 @@ class _ByProducts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, hidden: Tensor) -> Tensor:
+    def forward(ctx: Any, q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, document_BT: Tensor | None) -> Tensor:
         T, d = q_BHTd.shape[-2:]
         k, v = (k_BGTd * (1.0 / math.sqrt(d))).contiguous(), v_BGTd.contiguous()
         y_BTHd = torch.empty_like(q_BHTd.transpose(1, 2), memory_format=torch.contiguous_format)
-        alone = hidden.ndim == 2  # without documents all of a block sees what lies before it
+        alone = document_BT is None
 
-        def attend(kept: list[Tensor], k: Tensor, v: Tensor, q: Tensor, y: Tensor, hidden: Tensor) -> None:
+        def attend(k: Tensor, v: Tensor, q: Tensor, y: Tensor, hidden: Tensor) -> None:
             for start, end in query_blocks(T):
-                score = product(_rows(q, start, end), k[..., :end, :].transpose(-2, -1))
-                first = start if alone else 0
-                seen = score.view(*q.shape[:-2], end - start, end)[..., first:]
-                seen.masked_fill_(hidden[..., start:end, first:end], -math.inf)
-                kept.append(score.softmax(-1))
+                weight = _weights(q, k, hidden, start, end, alone)
                 part = y[..., start:end, :]
-                part.copy_(product(kept[-1], v[..., :end, :]).view(part.shape))
+                part.copy_(product(weight, v[..., :end, :]).view(part.shape))
 
         q, y = _of_groups(q_BHTd, k), _of_groups(y_BTHd.transpose(1, 2), k)
         ctx.apart = takes_onednn(q, k) and q.shape[2] * query_blocks(T)[0][1] >= FEWEST_ROWS
-        mask = hidden if alone else hidden[:, None, None]
-        pieces = _pieces(ctx.apart, k, v, q, y, mask.expand(*q.shape[:2], 1, T, T))
-        weights: list[list[Tensor]] = [[] for _ in pieces]
-        run_all(attend, zip(weights, *zip(*pieces, strict=True), strict=True), len(pieces), q.device)
-        ctx.save_for_backward(q_BHTd, k, v, *itertools.chain(*weights))
+        pieces = _pieces(ctx.apart, k, v, q, y, _mask(k, document_BT))
+        run_all(attend, pieces, len(pieces), q.device)
+        ctx.save_for_backward(q_BHTd, k, v, document_BT)
         return y_BTHd.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BHTd: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q_BHTd, k, v, *weights = ctx.saved_tensors
+        q_BHTd, k, v, document_BT = ctx.saved_tensors
         T, d = q_BHTd.shape[-2:]
-        blocks = query_blocks(T)
+        alone = document_BT is None
         to_q_BTHd = torch.empty_like(q_BHTd.transpose(1, 2), memory_format=torch.contiguous_format)
         to_k_BGdT, to_v_BGdT = (torch.zeros(*k.shape[:2], d, T, device=k.device) for _ in range(2))
 
-        def trace(weights: list[Tensor], k: Tensor, v: Tensor, q: Tensor, grad_y: Tensor, to_q: Tensor, to_k: Tensor,
-                  to_v: Tensor) -> None:  # fmt: skip
-            for (start, end), weight in zip(blocks, weights, strict=True):
+        def trace(k: Tensor, v: Tensor, q: Tensor, grad_y: Tensor, to_q: Tensor, to_k: Tensor, to_v: Tensor,
+                  hidden: Tensor) -> None:  # fmt: skip
+            for start, end in query_blocks(T):
+                weight = _weights(q, k, hidden, start, end, alone)
                 grad = _rows(grad_y, start, end)
                 to_v[..., :end] += product(grad.transpose(-2, -1), weight)
                 # Hidden pairs have a probability of zero, so that nothing comes through them.
@@ -138,9 +132,8 @@ class _ByProducts(torch.autograd.Function):
                 part.copy_(product(to_score, k[..., :end, :]).view(part.shape))
 
         heads = (_of_groups(x_BHTd, k) for x_BHTd in (q_BHTd, grad_BHTd, to_q_BTHd.transpose(1, 2)))
-        pieces = _pieces(ctx.apart, k, v, *heads, to_k_BGdT, to_v_BGdT)
-        of_pieces = (weights[at : at + len(blocks)] for at in range(0, len(weights), len(blocks)))
-        run_all(trace, zip(of_pieces, *zip(*pieces, strict=True), strict=True), len(pieces), k.device)
+        pieces = _pieces(ctx.apart, k, v, *heads, to_k_BGdT, to_v_BGdT, _mask(k, document_BT))
+        run_all(trace, pieces, len(pieces), k.device)
         to_k, to_v = (x.transpose(2, 3).to(k.dtype) for x in (to_k_BGdT.mul_(1.0 / math.sqrt(d)), to_v_BGdT))
         return to_q_BTHd.transpose(1, 2), to_k, to_v, None
 
@@ -158,6 +151,21 @@ def _pieces(apart: bool, *parts: Tensor) -> list[tuple[Tensor, ...]]:
         return [parts]
     B, G = parts[0].shape[:2]
     return [tuple(part[sequence, group] for part in parts) for sequence in range(B) for group in range(G)]
+
+
+def _mask(k_BGTd: Tensor, document_BT: Tensor | None) -> Tensor:
+    """What `_hidden` says, for the heads of each key/value head [B, G, 1, T, T]."""
+    B, G, T, _ = k_BGTd.shape
+    return _hidden(T, document_BT, k_BGTd.device).view(-1, 1, 1, T, T).expand(B, G, 1, T, T)
+
+
+def _weights(q: Tensor, k: Tensor, hidden: Tensor, start: int, end: int, alone: bool) -> Tensor:
+    """The probabilities of a block of queries: softmax over the keys up to its end [..., R * C, end]."""
+    score = product(_rows(q, start, end), k[..., :end, :].transpose(-2, -1))
+    first = start if alone else 0  # without documents all of a block sees what lies before it
+    seen = score.view(*q.shape[:-2], end - start, end)[..., first:]
+    seen.masked_fill_(hidden[..., start:end, first:end], -math.inf)
+    return score.softmax(-1)
 
 
 def _rows(x: Tensor, start: int, end: int) -> Tensor:

@@ -44,15 +44,16 @@ def one_by_one(x_ND: Tensor, weight_M: Tensor, token_M: Tensor, count_E: Tensor,
 
 def _step(count: int) -> int:
     """What a size near `count` is a multiple of."""
-    return max(FEWEST_ROWS, 1 << max(count.bit_length() - 4, 0))
+    return max(FEWEST_ROWS, 1 << max(count.bit_length() - 3, 0))
 
 
 def _in_few_sizes(counts: list[int], weight_M: Tensor, token_M: Tensor) -> tuple[list[int], Tensor, Tensor, Tensor]:
-    """Adds assignments of weight 0 to each expert, up to one of eight sizes in each power of two; returns the counts,
+    """Adds assignments of weight 0 to each expert, up to one of four sizes in each power of two; returns the counts,
     where the assignments are now, and weights and tokens of all.
 
-    oneDNN makes a program for each size that it meets, and keeps it. That takes longer than such a product, and an
-    expert has another number of tokens in every step.
+    oneDNN makes a program for each size that it meets, and keeps it: half a megabyte, which lies among activations and
+    keeps a heap from being reused. That takes longer than such a product, and an expert has another number of tokens
+    in every step.
     """
     sizes = [-(-count // _step(count)) * _step(count) for count in counts]
     added_E = torch.tensor([size - count for size, count in zip(sizes, counts, strict=True)])

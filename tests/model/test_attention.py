@@ -45,6 +45,21 @@ def test_products_give_what_fused_attention_gives(heads: int, groups: int, lengt
         torch.testing.assert_close(mine.grad, other.grad, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("documents", [False, True])
+def test_nothing_of_the_size_of_all_pairs_is_kept_for_the_backward_pass(documents: bool) -> None:
+    kept: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    q, k, v = projected(300, 4, 2)
+    document_BT = two_documents(300) if documents else None
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        by_products(q, k, v, document_BT)
+    assert sum(kept) == q.numel() + k.numel() + v.numel() + (2 * 300 if documents else 0)
+
+
 def test_half_precision_loses_what_its_format_loses() -> None:
     wide = projected(300, 4, 2)
     narrow = [tensor.detach().bfloat16().requires_grad_() for tensor in wide]

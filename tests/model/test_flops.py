@@ -68,6 +68,7 @@ def test_the_formula_is_what_runs(name: str) -> None:
     assert counted[0] - head_ahead == pytest.approx(formula.forward, rel=0.01)
     assert counted[1] + head_ahead == pytest.approx(formula.backward, rel=0.01)
     assert sum(counted) == pytest.approx(formula.total, rel=0.01)
+    assert formula.useful == pytest.approx(3.0 * formula.forward), "each product of the forward pass has two gradients"
 
 
 def test_evaluation_makes_no_gradient() -> None:
