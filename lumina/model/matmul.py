@@ -65,7 +65,8 @@ class _Linear(torch.autograd.Function):
 def takes_onednn(a: Tensor, b: Tensor) -> bool:
     """Whether oneDNN multiplies these two."""
     return (
-        a.dtype == b.dtype == torch.float32
+        not torch.compiler.is_compiling()  # its compiler knows this product only of weights that never change
+        and a.dtype == b.dtype == torch.float32
         and a.device.type == "cpu"
         and _onednn_is_faster()
         and bool(torch.backends.mkldnn.enabled)

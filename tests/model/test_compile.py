@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from small import SHAPE
 from small_models import VOCAB, batch, engine
+from torch._dynamo.backends.common import aot_autograd
 
 from lumina.checkpoint import state_hash
 from lumina.config import ConfigError, load_config
 from lumina.engine.kernels import refuse_what_cannot_be_compiled
 from lumina.engine.torch_engine import TorchEngine
 from lumina.hardware import Hardware, check_demands, choose_precision, compile_problem
+from lumina.model import Transformer
 from lumina.store.errors import Refusal
 
 CPU = Hardware("cpu", "Example CPU", None, False, 2, 2**34)
@@ -47,6 +50,25 @@ def test_a_compiled_model_trains_and_validates_the_same(
     assert list(fast.export_state().params) == list(plain.export_state().params), "checkpoints do not tell"
     fast.restore_state(plain.export_state())
     assert len(compiled) == 8, "a rebuilt model is compiled again"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_compiled_multiplies_by_pytorchs_own_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's compiler takes oneDNN's product of float32 only where the weights are constants, and fails else."""
+    monkeypatch.setattr("lumina.model.matmul._onednn_is_faster", lambda: True)
+    products: set[str] = set()
+
+    def noted(graph: torch.fx.GraphModule, _: object) -> object:
+        products.update(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return make_boxed_func(graph.forward)
+
+    torch.compiler.reset()
+    config = load_config("debug", {**SHAPE, "use_moe": False, "use_mod": False})
+    built = Transformer(config, VOCAB).train()
+    feed = torch.compile(built.layers[0]._feed_dense, backend=aot_autograd(fw_compiler=noted))
+    feed(torch.randn(2, 8, config.model.hidden_size)).sum().backward()
+    assert "aten.mm.default" in products
+    assert not [name for name in products if "mkldnn" in name]
 
 
 def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
