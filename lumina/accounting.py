@@ -165,9 +165,7 @@ def flops_per_token(config: Config, seq_len: int | None = None, vocab_size: int 
     sums = _layer_flops(config, length, usage)
     layers = sum(sums.values())
     head = 2.0 * model.hidden_size * (vocab_size or model.vocab_size)
-    recomputed = sums["scores"] / 2.0  # of two products, that of queries and keys
-    if config.optimization.gradient_checkpointing:
-        recomputed += layers - _not_recomputed(config)
+    recomputed = _recomputed(config, sums)
     return Flops(
         attention_projections=sums["projections"],
         attention_scores=sums["scores"],
@@ -207,6 +205,14 @@ def compute_savings(config: Config, length: int, usage: Sequence[float]) -> floa
     whole = sum(_layer_flops(config, length, [1.0] * len(usage)).values())
     routers = 2.0 * _depth_router_parameters(config) * len(config.mod_layers)
     return 1.0 - sum(_layer_flops(config, length, usage).values()) / (whole - routers)
+
+
+def _recomputed(config: Config, sums: dict[str, float]) -> float:
+    """FLOPs per token that the backward pass computes again, of layers whose forward FLOPs are `sums`."""
+    scores = sums["scores"] / 2.0  # of two products, that of queries and keys
+    if not config.optimization.gradient_checkpointing:
+        return scores
+    return scores + sum(sums.values()) - _not_recomputed(config)
 
 
 def _not_recomputed(config: Config) -> float:

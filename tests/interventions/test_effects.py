@@ -10,6 +10,7 @@ from small_trainer import applied, bits, canonical, hparams, reopened, series, s
 from torch.utils.flop_counter import FlopCounterMode
 
 import lumina
+from lumina.accounting import flops_per_token
 from lumina.train.evaluate import evaluate
 
 VALUES = [
@@ -95,21 +96,27 @@ def test_expert_dropout_leaves_experts_out_of_a_step(tmp_path: Path) -> None:
 
 
 def test_mod_capacity_changes_the_compute_of_a_step(tmp_path: Path) -> None:
-    counted, reckoned = {}, {}
+    counted, reckoned, formula = {}, {}, {}
     with small_trainer(tmp_path, use_moe=False) as trainer:
+        config = trainer._session.config
         for step, share in enumerate((1.0, 0.5, 0.25), 1):
             trainer.adjust_mod_capacity(share)
             with FlopCounterMode(display=False) as counter:
                 trainer.train(until=step)
             counted[share] = counter.get_total_flops()
             reckoned[share] = series(trainer, "mod.compute_savings")
+            depth = config.mod.model_copy(update={"mod_capacity_factor": share})
+            formula[share] = flops_per_token(config.model_copy(update={"mod": depth}))
             assert series(trainer, "mod.capacity_factor") == share
             assert series(trainer, "mod.tokens_processed") == share * 2 * 32 * 12, "two layers, 12 sequences of 32"
+    for share in (0.5, 0.25):
+        saved = (formula[1.0].total - formula[share].total) * 32 * 12
+        assert counted[1.0] - counted[share] == pytest.approx(saved, rel=1e-6)
+    assert counted[1.0] - counted[0.5] > 0.2 * counted[1.0]
     # The output layer's products are the same at every share; the rest is what the savings are a share of.
-    saved = [counted[1.0] - counted[share] for share in (0.5, 0.25)]
+    saved_once = [formula[1.0].forward - formula[share].forward for share in (0.5, 0.25)]
     expected = [reckoned[share] - reckoned[1.0] for share in (0.5, 0.25)]
-    assert saved[0] > 0.2 * counted[1.0]
-    assert saved[1] / saved[0] == pytest.approx(expected[1] / expected[0], rel=1e-3)
+    assert saved_once[1] / saved_once[0] == pytest.approx(expected[1] / expected[0], rel=1e-3)
 
 
 def test_weight_decay_is_that_of_the_matrices(tmp_path: Path) -> None:
