@@ -130,8 +130,9 @@ def test_an_expert_that_fails_ends_the_step_after_the_others() -> None:
 
 
 def test_products_by_onednn_have_few_sizes_and_the_same_figures() -> None:
-    sizes = {size for count in range(1, 4096) for size in experts._in_few_sizes([count], *two(count))[0]}
-    assert len(sizes) == 8 + 5 * 4
+    size_of = {count: sizes_of(count)[0] for count in range(1, 4096)}
+    assert len(set(size_of.values())) == 8 + 5 * 4
+    assert all(0 <= size - count < max(16, count / 4) for count, size in size_of.items())
     assert {count: sizes_of(count) for count in (0, 1, 129, 200, 333, 1025, 4095)} == {
         0: [0], 1: [16], 129: [160], 200: [224], 333: [384], 1025: [1280], 4095: [4096]
     }  # fmt: skip
