@@ -51,8 +51,8 @@ def _in_few_sizes(counts: list[int], weight_M: Tensor, token_M: Tensor) -> tuple
     """Adds assignments of weight 0 to each expert, up to one of four sizes in each power of two; returns the counts,
     where the assignments are now, and weights and tokens of all.
 
-    oneDNN makes a program for each size that it meets, and keeps it: half a megabyte, which lies among activations and
-    keeps a heap from being reused. That takes longer than such a product, and an expert has another number of tokens
+    oneDNN makes a program for each size that it meets, which takes longer than such a product, and keeps it: half a
+    megabyte that lies among activations and keeps a heap from being reused. And an expert has another number of tokens
     in every step.
     """
     sizes = [-(-count // _step(count)) * _step(count) for count in counts]
